@@ -1,0 +1,10 @@
+"""What an optimizer costs in one training step: SGD, with momentum, Nesterov's, and the Adam family."""
+
+import pytest
+
+from mlpbench.optimizers import OPTIMIZERS, USUAL_LR
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_train_step(timed, suite, optimizer, device):
+    timed("train_step", optimizer=optimizer, lr=USUAL_LR.get(optimizer, suite.base.lr), device=device)

@@ -1,0 +1,8 @@
+"""`python -m mlpbench` is the `mlpbench` command."""
+
+import sys
+
+from mlpbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

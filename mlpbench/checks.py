@@ -1,0 +1,99 @@
+"""CHECKS: does the same seed give the same bits again, and where do two runs first part?
+
+Compares within one machine and one PyTorch; nothing here speaks about another machine.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlpbench.processes import in_fresh_process
+from mlpbench.records import Check, RunConfig, choose
+from mlpbench.trainer import Trainer
+
+NUM_STEPS = 10
+
+Trace = dict[str, NDArray[np.float32]]
+
+
+def trace(config: RunConfig, num_steps: int) -> Trace:
+    """Every tensor of a run's first steps by stage, in the order of computing: initial parameters, then for each
+    step the loss, the gradients (last layer first, as backward goes) and the parameters.
+    """
+    trainer = Trainer(config)
+    trainer.use_threads()
+    stages = {f"initial {name}": _array(p) for name, p in trainer.model.named_parameters()}
+    for step in range(num_steps):
+        loss, _ = trainer.train_step()
+        stages[f"step {step} loss"] = _array(loss)
+        for name, parameter in reversed(list(trainer.model.named_parameters())):
+            assert parameter.grad is not None, "a training step leaves gradients"
+            stages[f"step {step} gradient {name}"] = _array(parameter.grad)
+        stages |= {f"step {step} {name}": _array(p) for name, p in trainer.model.named_parameters()}
+    return stages
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    """A copy in which minus zero is zero."""
+    array: NDArray[np.float32] = (tensor.detach() + 0.0).cpu().numpy().copy()
+    return array
+
+
+def first_difference(one: Trace, other: Trace) -> str | None:
+    """The first stage whose bits differ; None if all are equal.
+
+    Raises:
+        ValueError: if the runs do not have the same stages.
+    """
+    if list(one) != list(other):
+        raise ValueError("traces of different stages cannot be compared")
+    for stage, array in one.items():
+        if array.tobytes() != other[stage].tobytes():
+            return stage
+    return None
+
+
+def _other_thread_count(config: RunConfig) -> RunConfig:
+    """One thread for a run on several, and two for a run on one."""
+    num_threads = config.num_threads or torch.get_num_threads()
+    return replace(config, num_threads=1 if num_threads > 1 else 2)
+
+
+CHECKS: dict[str, Callable[[RunConfig], tuple[RunConfig, Trace]]] = {
+    "same process": lambda config: (config, trace(config, NUM_STEPS)),
+    "fresh process": lambda config: (config, in_fresh_process(trace, config, NUM_STEPS)),
+    "other thread count": lambda config: (
+        _other_thread_count(config),
+        in_fresh_process(trace, _other_thread_count(config), NUM_STEPS),
+    ),
+}
+
+
+def check(name: str, config: RunConfig, session_id: str) -> Check:
+    """Run twice and compare; the second time as the check's name says.
+
+    Raises:
+        InputError: for an unknown check.
+    """
+    again = choose(CHECKS, name, "check")
+    one = trace(config, NUM_STEPS)
+    other_config, other = again(config)
+    stage = first_difference(one, other)
+    return Check(
+        session=session_id,
+        name=name,
+        config=config,
+        other=other_config,
+        num_steps=NUM_STEPS,
+        num_stages=len(one),
+        first_difference=stage,
+        max_abs_difference=None if stage is None else _distance(one, other, [stage]),
+        final_abs_difference=_distance(one, other, [s for s in one if s.startswith(f"step {NUM_STEPS - 1} linear")]),
+    )
+
+
+def _distance(one: Trace, other: Trace, stages: list[str]) -> float:
+    return max(float(np.abs(one[stage].astype(np.float64) - other[stage]).max()) for stage in stages)

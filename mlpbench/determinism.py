@@ -1,0 +1,30 @@
+"""Seeds for independent streams, and digests of tensors."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+
+def derive_seed(seed: int, *stream: str | int) -> int:
+    """A 63-bit seed for one named stream, so that a new consumer of random numbers cannot shift an old one.
+
+    >>> derive_seed(0, "initialisation") == derive_seed(0, "batch order", 0)
+    False
+    """
+    name = "/".join(map(str, (seed, *stream)))
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """`sha256-1:<hex>` over name, dtype, shape and little-endian bytes of each tensor, in the order of the names.
+
+    Minus zero counts as zero: which of the two a sum of zeros gives depends on the library, and no value follows from it.
+    """
+    recipe = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        recipe.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        array = (tensor + 0).numpy()
+        recipe.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return f"sha256-1:{recipe.hexdigest()}"

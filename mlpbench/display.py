@@ -1,0 +1,126 @@
+"""Numbers and frames as text for people; the unit is chosen by the column's suffix."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+
+MISSING = "–"
+PIPE_WIDTH = 240  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is shown, and what a column is sorted by."""
+
+    text: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A frame as text."""
+
+    columns: tuple[str, ...]
+    is_number: tuple[bool, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def seconds(value: float) -> str:
+    """Three significant digits, in the unit that suits.
+
+    >>> seconds(0.00089012), seconds(2.61669), seconds(106.0), seconds(float("inf"))
+    ('890 µs', '2.62 s', '106 s', 'never')
+    """
+    if math.isinf(value):
+        return "never"
+    for scale, unit in ((1e-6, "µs"), (1e-3, "ms")):
+        if value < 999.5 * scale:
+            return f"{_significant(value / scale)} {unit}"
+    return f"{_significant(value)} s"
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, no exponent."""
+    digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"
+
+
+def cell(column: str, value: Any) -> Cell:
+    """One value of a column.
+
+    >>> cell("median_s", 0.0012).text, cell("time_ratio", 4.6).text, cell("coverage", 0.9375).text
+    ('1.20 ms', '4.60×', '93.8 %')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return Cell("missed" if column.endswith("_to_target") else MISSING, "inf")
+    text = str(value)
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif column == "samples_per_s":
+        text = f"{value:,.0f}"
+    elif column.endswith("_s") or column == "seconds_to_target":
+        text = seconds(value)
+    elif column.endswith("_ratio"):
+        text = f"{value:.2f}×"
+    elif column.endswith("_accuracy"):
+        text = f"{value:.4f}"
+    elif column.endswith("_loss"):
+        text = f"{value:.4f}"
+    elif column.endswith(("_share", "coverage")):
+        text = f"{100 * value:.3g} %"
+    elif column.endswith("_difference") and isinstance(value, float):
+        text = f"{value:.1e}"
+    elif isinstance(value, float):
+        text = "never" if math.isinf(value) else f"{value:g}"
+    elif isinstance(value, int):
+        text = f"{value:,}"
+    return Cell(text, value)
+
+
+def table(frame: pd.DataFrame) -> Table:
+    """A frame as text; a column that holds one machine's name throughout is left out."""
+    names = [
+        name for name in frame.columns if not (name == "machine" and frame[name].nunique() <= 1)
+    ]
+    records = frame[names].astype(object).to_dict("records")
+    return Table(
+        columns=tuple(_heading(str(name)) for name in names),
+        is_number=tuple(pd.api.types.is_numeric_dtype(frame[name]) for name in names),
+        rows=tuple(tuple(cell(str(name), record[name]) for name in names) for record in records),
+    )
+
+
+def _heading(name: str) -> str:
+    """A column's name without its unit, which its cells carry.
+
+    >>> _heading("median_s"), _heading("samples_per_s"), _heading("num_blocks"), _heading("low_share")
+    ('median', 'samples/s', 'blocks', 'low')
+    """
+    if name == "samples_per_s":
+        return "samples/s"
+    for suffix in ("_s", "_share"):
+        name = name.removesuffix(suffix)
+    if name in ("low_ratio", "high_ratio", "low_accuracy", "high_accuracy"):
+        name = name.split("_")[0]
+    return name.removeprefix("num_").replace("_", " ")
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, and wide enough for any table in a pipe."""
+    terminal = Console(highlight=False, soft_wrap=True)
+    return terminal if terminal.is_terminal else Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
+
+
+def show(console: Console, title: str, content: Table) -> None:
+    """Print a table; wide cells wrap on a terminal."""
+    shown = RichTable(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name, is_number in zip(content.columns, content.is_number, strict=True):
+        shown.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in content.rows:
+        shown.add_row(*(c.text for c in row))
+    console.print(shown, soft_wrap=False)
+    console.print()

@@ -1,0 +1,186 @@
+"""Frames of `mlpbench.table` as figures. Every axis has a name and a unit; every estimate shows its spread."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mlpbench.formulas import FORMULAS
+from mlpbench.table import TUTORIAL_CURVE
+
+# Colours that report.html replaces by its light or dark theme's own.
+INK, LINE = "#1b1d21", "#c8ccd2"
+WIDTH_IN = 5.6  # narrow, so that the text stays readable on a phone
+
+_STYLE = {
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "none",
+    "font.family": "sans-serif",
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextlib.contextmanager
+def _figure(height_in: float, num_columns: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """A figure in our style, off screen: no window, no global state left behind."""
+    with mpl.rc_context(), sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.85):
+        mpl.rcParams.update(_STYLE)
+        sns.set_palette("colorblind")
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        yield figure, np.atleast_1d(figure.subplots(1, num_columns)).tolist()
+
+
+def _where(frame: pd.DataFrame) -> "pd.Series[str]":
+    """The device, with its machine where there are several."""
+    if frame["machine"].nunique() > 1:
+        return frame["machine"] + " " + frame["device"]
+    return frame["device"]
+
+
+def times(frame: pd.DataFrame, category: str, what: str) -> Figure:
+    """Median milliseconds per call for each category; the line spans the blocks from fastest to slowest."""
+    data = frame.assign(milliseconds=frame["seconds"] * 1e3, where=_where(frame))
+    num_bars = data[category].nunique() * data["where"].nunique()
+    with _figure(0.9 + 0.3 * num_bars) as (figure, (axes,)):
+        sns.barplot(
+            data, x="milliseconds", y=category, hue="where", estimator="median", errorbar=("pi", 100),
+            err_kws={"color": INK, "linewidth": 1.5}, ax=axes,
+        )  # fmt: skip
+        axes.set(xlabel=f"{what}: median, with the range of the blocks (ms)", ylabel="")
+        _legend(axes, data["where"].nunique())
+    return figure
+
+
+def scaling(frame: pd.DataFrame, size: str, size_label: str) -> Figure:
+    """Milliseconds per training step against a size, both logarithmic; the band spans the blocks."""
+    data = frame.assign(milliseconds=frame["seconds"] * 1e3, where=_where(frame))
+    with _figure(3.4) as (figure, (axes,)):
+        sns.lineplot(
+            data, x=size, y="milliseconds", hue="where", estimator="median", errorbar=("pi", 100), marker="o", ax=axes
+        )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel=size_label, ylabel="training step: median (ms)")
+        sizes = sorted(data[size].unique())
+        axes.set_xticks(sizes, [f"{value:,}" for value in sizes])
+        axes.minorticks_off()
+        _legend(axes, data["where"].nunique())
+    return figure
+
+
+def accuracy_curves(frame: pd.DataFrame) -> Figure:
+    """Mean test accuracy per epoch for each label; the band spans the seeds from worst to best."""
+    with _figure(3.8 + 0.16 * frame["label"].nunique()) as (figure, (axes,)):
+        sns.lineplot(
+            frame.assign(epoch=frame["epoch"] + 1), x="epoch", y="test_accuracy", hue="label", errorbar=("pi", 100),
+            marker="o" if frame["epoch"].max() < 20 else None, ax=axes,
+        )  # fmt: skip
+        axes.set(xlabel="epochs of training", ylabel="test accuracy (fraction): mean and range")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend_below(figure, axes)
+    return figure
+
+
+def tutorial_curve(frame: pd.DataFrame) -> Figure:
+    """Accuracy per epoch of runs of the tutorial's workload on MNIST, over the tutorial's published points."""
+    curves = frame.melt("epoch", ["train_accuracy", "test_accuracy"], "half", "accuracy")
+    curves["half"] = curves["half"].str.removesuffix("_accuracy")
+    published = pd.DataFrame(
+        {"epoch": epoch, "train": point[1], "test": point[2]} for epoch, point in TUTORIAL_CURVE.items()
+    )
+    longest = int(frame["epoch"].max())
+    published = published[published["epoch"] <= longest].melt("epoch", var_name="half", value_name="accuracy")
+    with _figure(3.8) as (figure, (axes,)):
+        sns.lineplot(
+            curves.assign(epoch=curves["epoch"] + 1), x="epoch", y="accuracy", hue="half", errorbar=("pi", 100), ax=axes
+        )  # fmt: skip
+        sns.scatterplot(
+            published.assign(epoch=published["epoch"] + 1, half="published, " + published["half"]),
+            x="epoch", y="accuracy", style="half", color=INK, markers=["X", "o"], s=48, zorder=3, ax=axes,
+        )  # fmt: skip
+        axes.set(xlabel="epochs of training", ylabel="accuracy (fraction): mean and range")
+        if longest > 20:  # the first epochs are where the curve is
+            axes.set_xscale("log")
+            ticks = [tick for tick in (1, 2, 4, 10, 30, 133) if tick <= longest + 1]
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.minorticks_off()
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend_below(figure, axes)
+    return figure
+
+
+def training(frame: pd.DataFrame, quantity: str) -> Figure:
+    """Training and test curve of one run: `loss` or `accuracy`, the tutorial's two plots."""
+    curves = frame.melt("epoch", [f"train_{quantity}", f"test_{quantity}"], "half", quantity)
+    curves["half"] = curves["half"].str.removesuffix(f"_{quantity}")
+    unit = {"loss": "cross-entropy (nats per sample)", "accuracy": "accuracy (fraction)"}[quantity]
+    with _figure(3.4) as (figure, (axes,)):
+        marker = "o" if frame["epoch"].max() < 20 else None
+        sns.lineplot(
+            curves.assign(epoch=curves["epoch"] + 1), x="epoch", y=quantity, hue="half", marker=marker, ax=axes
+        )  # fmt: skip
+        axes.set(xlabel="epochs of training", ylabel=unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(title="")
+    return figure
+
+
+def time_to_accuracy(frame: pd.DataFrame, target: float) -> Figure:
+    """Training seconds to the target, a point per seed; the labels say how many seeds missed it."""
+    counts = frame.groupby("label", sort=False)["seconds_to_target"].agg(["count", "size"])
+    names = {label: f"{label}\n{row['count']} of {row['size']} seeds" for label, row in counts.iterrows()}
+    data = frame.assign(name=frame["label"].map(names))
+    with _figure(1.0 + 0.55 * len(names)) as (figure, (axes,)):
+        sns.stripplot(data, x="seconds_to_target", y="name", hue="name", jitter=False, size=7, alpha=0.7, ax=axes)
+        axes.set(xlabel=f"training time to {target:.0%} test accuracy, a point per seed (s)", ylabel="")
+        axes.set_xlim(left=0)
+        if data["seconds_to_target"].isna().all():
+            axes.set_xticks([])
+    return figure
+
+
+def activation_functions() -> Figure:
+    """The activation functions and their derivatives."""
+    x = np.linspace(-4, 4, 321)
+    frame = pd.DataFrame(
+        {"x": x, "activation": name, "value": f(x)[0], "derivative": f(x)[1]}
+        for name, f in FORMULAS.items()
+        if not name.startswith("custom_")
+    ).explode(["x", "value", "derivative"])
+    frame = frame.astype({"x": float, "value": float, "derivative": float})
+    with _figure(3.6, num_columns=2) as (figure, panels):
+        for axes, column, name in zip(panels, ["value", "derivative"], ["f(x)", "f′(x)"], strict=True):
+            sns.lineplot(frame, x="x", y=column, hue="activation", linewidth=1.3, ax=axes)
+            axes.set(xlabel="x (dimensionless)", ylabel=f"{name} (dimensionless)")
+        panels[1].get_legend().remove()
+        _legend_below(figure, panels[0], num_columns=4)
+    return figure
+
+
+def _legend(axes: Axes, num_entries: int) -> None:
+    """A legend says nothing where there is one colour."""
+    legend = axes.get_legend()
+    if legend is not None and num_entries < 2:
+        legend.remove()
+    elif legend is not None:
+        legend.set_title("")
+
+
+def _legend_below(figure: Figure, axes: Axes, num_columns: int = 1) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    axes.get_legend().remove()
+    figure.legend(handles, names, loc="outside lower center", ncols=num_columns)

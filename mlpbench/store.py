@@ -1,0 +1,253 @@
+"""Append records to JSON Lines files, and load them again.
+
+History of the schema:
+
+- 1 (2026-11): session, measurement, block, train_result, check, skip.
+
+One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A file only grows, a whole line at a time, so
+that a killed process loses at most the line it was writing.
+"""
+
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from mlpbench.records import (
+    Block,
+    Check,
+    Environment,
+    InputError,
+    Measurement,
+    Record,
+    RunConfig,
+    Session,
+    Skip,
+    TrainResult,
+)
+
+SCHEMA = 1
+
+KINDS: dict[str, type[Record]] = {
+    "session": Session,
+    "measurement": Measurement,
+    "block": Block,
+    "train_result": TrainResult,
+    "check": Check,
+    "skip": Skip,
+}
+_KIND_OF = {record_type: kind for kind, record_type in KINDS.items()}
+
+
+class _DamageError(ValueError):
+    """A line is not a whole record that this version understands."""
+
+
+@dataclass(slots=True)
+class Results:
+    """Records of any number of files, by kind, in reading order; `problems` has a line for each damaged file."""
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=list)
+    train_results: list[TrainResult] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        """Take one record in.
+
+        Raises:
+            ValueError: if it points to a session or measurement that is not here.
+        """
+        match record:
+            case Session():
+                self.sessions[record.id] = record
+                return
+            case Block():
+                if record.measurement not in self.measurements:
+                    raise _DamageError(f"its measurement {record.measurement!r} is missing")
+                self.blocks.append(record)
+                return
+        if record.session not in self.sessions:
+            raise _DamageError(f"its session {record.session!r} is missing")
+        match record:
+            case Measurement():
+                self.measurements[record.id] = record
+            case TrainResult():
+                self.train_results.append(record)
+            case Check():
+                self.checks.append(record)
+            case Skip():
+                self.skips.append(record)
+
+    def of_newest_machine(self) -> tuple["Results", list[str]]:
+        """The part of the machine whose session began last, and the names of the other machines."""
+        newest = max(self.sessions.values(), key=lambda session: session.started_at).environment.machine
+        sessions = {key: s for key, s in self.sessions.items() if s.environment.machine == newest}
+        measurements = {key: m for key, m in self.measurements.items() if m.session in sessions}
+        part = Results(
+            sessions=sessions,
+            measurements=measurements,
+            blocks=[b for b in self.blocks if b.measurement in measurements],
+            train_results=[r for r in self.train_results if r.session in sessions],
+            checks=[c for c in self.checks if c.session in sessions],
+            skips=[s for s in self.skips if s.session in sessions],
+            problems=self.problems,
+        )
+        return part, sorted({s.environment.machine for s in self.sessions.values()} - {newest})
+
+
+def results_file(root: Path, environment: Environment, day: date) -> Path:
+    """`<root>/<machine>/<date>-<commit>.jsonl`; a file of uncommitted source says `-dirty`."""
+    suffix = "-dirty" if environment.dirty else ""
+    return root / environment.machine / f"{day.isoformat()}-{environment.commit}{suffix}.jsonl"
+
+
+def append(path: Path, record: Record) -> None:
+    """Write one record at the end of the file, at once.
+
+    One `write` to a file opened for appending, so lines of several processes do not mix. If the file ends inside a line
+    (its writer was killed), the record starts on a line of its own.
+    """
+    line = encode(record).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        if file.seek(0, os.SEEK_END) and _last_byte(file) != b"\n":
+            line = b"\n" + line
+        file.write(line)
+
+
+def _last_byte(file: typing.BinaryIO | Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    byte: bytes = file.read(1)
+    return byte
+
+
+def encode(record: Record) -> str:
+    """The record as one line of JSON, floats exact (shortest form that reads back to the same double)."""
+    content = {"kind": _KIND_OF[type(record)], "schema": SCHEMA, **_plain(record)}
+    return json.dumps(content, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no nan and no inf, and a run that diverged is a result too
+    return value
+
+
+def decode(line: str) -> Record:
+    """The record of one line.
+
+    Raises:
+        ValueError: if the line is not a whole record, of a known kind and schema, with values of the right types.
+    """
+    try:
+        content = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        raise _DamageError("not JSON") from None
+    if not isinstance(content, dict) or "kind" not in content or "schema" not in content:
+        raise _DamageError("not an mlpbench record")
+    kind, schema = content.pop("kind"), content.pop("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise _DamageError(f"schema {schema} is newer than this mlpbench reads ({SCHEMA}); upgrade mlpbench")
+    if schema != SCHEMA or not isinstance(kind, str) or kind not in KINDS:
+        raise _DamageError(f"unknown kind {kind!r} of schema {schema!r}")
+    record: Record = _typed(KINDS[kind], content, kind)
+    return record
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """The value as the annotation wants it, or _DamageError: nothing is guessed and nothing is coerced."""
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint)
+        if set(value) != set(hints):
+            odd = sorted(set(value) ^ set(hints))
+            raise _DamageError(f"{where} has missing or unknown fields: {', '.join(odd)}")
+        try:
+            return hint(**{name: _typed(hints[name], item, name) for name, item in value.items()})
+        except InputError as error:
+            raise _DamageError(str(error)) from None
+    if isinstance(hint, types.UnionType):
+        (inner,) = (option for option in typing.get_args(hint) if option is not type(None))
+        return None if value is None else _typed(inner, value, where)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        options = typing.get_args(hint)
+        if options[-1] is Ellipsis:
+            return tuple(_typed(options[0], item, where) for item in value)
+        if len(options) == len(value):
+            return tuple(_typed(option, item, where) for option, item in zip(options, value, strict=True))
+    if hint is float and isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise _DamageError(f"{where} is {value!r:.40}")
+
+
+def load(paths: Iterable[Path]) -> Results:
+    """Every record of files and, recursively, directories.
+
+    A damaged line costs that line only: it is counted in `problems`, with its file and number, and never guessed at.
+
+    Raises:
+        InputError: for a path that is not there, a file in which nothing is a record, or no results at all.
+    """
+    results = Results()
+    files = _files(paths)
+    for path in files:
+        _load_file(path, results)
+    if not results.sessions:
+        raise InputError(f"no results in {', '.join(map(str, files))}; `pytest bench/` measures some")
+    return results
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    files: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            found = sorted(path.rglob("*.jsonl"))
+            if not found:
+                raise InputError(f"no results (*.jsonl) under {path}; `pytest bench/` measures some")
+        elif path.exists():
+            found = [path]
+        else:
+            raise InputError(f"no such file or directory: {path}; `pytest bench/` measures some results")
+        files.update({file.resolve(): file for file in found})
+    return list(files.values())
+
+
+def _load_file(path: Path, results: Results) -> None:
+    """Read one file into `results`; a file in which nothing is a record is foreign, not damaged."""
+    damaged: list[str] = []
+    num_records = 0
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            results.add(decode(line))
+            num_records += 1
+        except _DamageError as error:
+            cut = number == len(lines)  # every whole record ends with a newline
+            damaged.append(f"line {number} is {'cut off' if cut else f'damaged ({error})'}")
+    if damaged and not num_records:
+        raise InputError(f"{path} is not an mlpbench results file: {damaged[0]}")
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        results.problems.append(f"{path}: {damaged[0]}{more}; the other {num_records} records were read")

@@ -1,0 +1,320 @@
+"""Results as tidy frames: a row per measurement, epoch, check or skip.
+
+Numbers keep their units (columns say `_s`, `_ratio`); scaling to ms and rounding is for whoever shows them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+
+import pandas as pd
+
+from mlpbench import stats
+from mlpbench.records import Measurement, RunConfig, TrainResult, format_value
+from mlpbench.store import Results
+
+# The tutorial's published curve: epoch -> loss of its last batch, training accuracy, test accuracy.
+# Source: M. Rivera, "Tutorial PyTorch: Perceptron Multi-Capa", 2020.
+TUTORIAL_CURVE = {
+    0: (0.6486, 0.5455, 0.8112),
+    1: (0.3926, 0.8589, 0.8854),
+    2: (0.3675, 0.8944, 0.9041),
+    3: (0.4391, 0.9079, 0.9162),
+    131: (0.0006, 1.0, 0.9785),
+    132: (0.0008, 1.0, 0.9784),
+}
+_NOT_WORK = ("seed", "num_epochs")  # fields that tell runs apart but not what is compared
+
+
+def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list[str]:
+    """A name for each config: the fields in which they differ among each other, or from the default if they do not.
+
+    >>> labels([RunConfig(), RunConfig(batch_size=10)])
+    ['batch_size=100', 'batch_size=10']
+    >>> labels([RunConfig()])
+    ['default']
+    """
+    names = [f.name for f in fields(RunConfig) if f.name not in without]
+    varying = [name for name in names if len({getattr(config, name) for config in configs}) > 1]
+    if configs and not varying:  # all the same: how they differ from the default
+        varying = [name for name in names if getattr(configs[0], name) != getattr(RunConfig(), name)]
+    if not varying:
+        return ["default"] * len(configs)
+    return [" ".join(f"{name}={_short(config, name)}" for name in varying) for config in configs]
+
+
+def _short(config: RunConfig, name: str) -> str:
+    value = getattr(config, name)
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        return format_value(value[:1])
+    return format_value(value)
+
+
+def blocks(results: Results) -> pd.DataFrame:
+    """A row per timed block of the newest measurement of each machine, suite, operation and config.
+
+    Columns: measurement, session, machine, suite, group, operation, device, every field of the config, samples_per_call,
+    settled, round, order, iterations, seconds (per call), flags.
+    """
+    newest = _newest(results)
+    rows = []
+    for block in results.blocks:
+        if block.measurement not in newest:
+            continue
+        m = newest[block.measurement]
+        rows.append(
+            {
+                "measurement": m.id,
+                "session": m.session,
+                "machine": results.sessions[m.session].environment.machine,
+                "suite": m.suite,
+                "group": m.group,
+                "operation": m.operation,
+                **asdict(m.config),
+                "config": m.config,
+                "samples_per_call": m.samples_per_call,
+                "settled": m.settled,
+                "round": block.round,
+                "order": block.order,
+                "iterations": block.iterations,
+                "seconds": block.wall_ns / block.iterations / 1e9,
+                "flags": ",".join(block.flags),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _newest(results: Results) -> dict[str, Measurement]:
+    """Measurements that have blocks, the last started of each identity."""
+    with_blocks = {block.measurement for block in results.blocks}
+    newest: dict[object, Measurement] = {}
+    for m in sorted(results.measurements.values(), key=lambda m: results.sessions[m.session].started_at):
+        if m.id in with_blocks:
+            machine = results.sessions[m.session].environment.machine
+            newest[machine, m.suite, m.operation, m.config] = m
+    return {m.id: m for m in newest.values()}
+
+
+def timings(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per measurement of a `blocks` frame: median seconds per call with its interval over blocks.
+
+    The blocks of one process are not independent of each other, so the interval describes that process.
+    """
+    rows = []
+    for _, part in frame.groupby("measurement", sort=False):
+        first = part.iloc[0]
+        interval = stats.median_interval(part["seconds"].tolist())
+        rows.append(
+            {
+                **{name: first[name] for name in ("machine", "suite", "operation", "device", "config")},
+                "median_s": interval.estimate,
+                "low_s": interval.low,
+                "high_s": interval.high,
+                "coverage": interval.coverage,
+                "num_blocks": len(part),
+                "samples_per_s": first["samples_per_call"] / interval.estimate,
+                "settled": first["settled"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per contender that ran in turns with a baseline, the first of its group: ratio with a 95 % interval."""
+    rows = []
+    for _, part in frame.groupby("group", sort=False):
+        ids = part["measurement"].unique()
+        configs = {key: part.loc[part["measurement"] == key, "config"].iloc[0] for key in ids}
+        names = dict(zip(ids, labels(list(configs.values())), strict=True))
+        by_round = part.pivot_table(index="round", columns="measurement", values="seconds").dropna()
+        for contender in ids[1:]:
+            interval = stats.ratio_interval(by_round[ids[0]].tolist(), by_round[contender].tolist())
+            rows.append(
+                {
+                    "machine": part["machine"].iloc[0],
+                    "operation": part["operation"].iloc[0],
+                    "baseline": names[ids[0]],
+                    "contender": names[contender],
+                    "baseline_s": float(by_round[ids[0]].median()),
+                    "contender_s": float(by_round[contender].median()),
+                    "time_ratio": interval.estimate,
+                    "low_ratio": interval.low,
+                    "high_ratio": interval.high,
+                    "num_rounds": len(by_round),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def epochs(results: Results) -> pd.DataFrame:
+    """A row per epoch of every training run; the newest run of each machine and config.
+
+    Columns: machine, run, label (the config without its seed), every field of the config, epoch (from 0), train_loss,
+    train_accuracy, last_loss, test_loss, test_accuracy, train_s, elapsed_s (of training alone, up to this epoch's end).
+    """
+    newest: dict[object, TrainResult] = {}
+    for result in sorted(results.train_results, key=lambda r: results.sessions[r.session].started_at):
+        newest[results.sessions[result.session].environment.machine, result.config] = result
+    names = labels([result.config for result in newest.values()], without=("seed",))
+    rows = []
+    for run, (((machine, config), result), label) in enumerate(zip(newest.items(), names, strict=True)):  # type: ignore[misc]
+        elapsed_s = 0.0
+        for epoch in range(len(result.train_loss)):
+            elapsed_s += result.train_s[epoch]
+            rows.append(
+                {
+                    "machine": machine,
+                    "run": run,
+                    "label": label,
+                    "config": config,
+                    **asdict(config),
+                    "epoch": epoch,
+                    "train_loss": result.train_loss[epoch],
+                    "train_accuracy": result.train_accuracy[epoch],
+                    "last_loss": result.last_loss[epoch],
+                    "test_loss": result.test_loss[epoch],
+                    "test_accuracy": result.test_accuracy[epoch],
+                    "train_s": result.train_s[epoch],
+                    "elapsed_s": elapsed_s,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per label of an `epochs` frame: test accuracy after the last epoch over seeds."""
+    rows = []
+    for (machine, label), part in frame.groupby(["machine", "label"], sort=False):
+        last = part[part["epoch"] == part["num_epochs"] - 1]
+        values = last["test_accuracy"].tolist()
+        interval = stats.mean_interval(values)
+        rows.append(
+            {
+                "machine": machine,
+                "label": label,
+                "dataset": part["dataset"].iloc[0],
+                "num_epochs": int(part["num_epochs"].iloc[0]),
+                "num_seeds": len(values),
+                "mean_accuracy": interval.estimate,
+                "low_accuracy": max(interval.low, 0.0),
+                "high_accuracy": min(interval.high, 1.0),
+                "min_accuracy": min(values),
+                "max_accuracy": max(values),
+                "train_accuracy": float(last["train_accuracy"].mean()),
+                "epoch_s": float(part["train_s"].median()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def targets(frame: pd.DataFrame, target: float) -> pd.DataFrame:
+    """A row per run of an `epochs` frame: epochs and training seconds to the target accuracy; NaN is a miss."""
+    rows = []
+    for run, part in frame.groupby("run", sort=False):
+        index = stats.first_at_least(part["test_accuracy"].tolist(), target)
+        rows.append(
+            {
+                **{name: part[name].iloc[0] for name in ("machine", "label", "dataset", "num_epochs", "seed")},
+                "run": run,
+                "epochs_to_target": None if index is None else index + 1,
+                "seconds_to_target": None if index is None else float(part["elapsed_s"].iloc[index]),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"epochs_to_target": float, "seconds_to_target": float}) if rows else frame
+
+
+def time_to_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per label of a `targets` frame: share of seeds that got there, and medians in which a miss is never."""
+    rows = []
+    for (machine, label), part in frame.groupby(["machine", "label"], sort=False):
+        reached = part["seconds_to_target"].notna()
+        share = stats.share_interval(int(reached.sum()), len(part))
+        rows.append(
+            {
+                "machine": machine,
+                "label": label,
+                "num_seeds": len(part),
+                "num_reached": int(reached.sum()),
+                "low_share": share.low,
+                "high_share": share.high,
+                "median_epochs": stats.median_with_misses(_with_misses(part["epochs_to_target"])),
+                "median_s": stats.median_with_misses(_with_misses(part["seconds_to_target"])),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _with_misses(values: "pd.Series[float]") -> list[float | None]:
+    return [None if pd.isna(value) else float(value) for value in values]
+
+
+def checks(results: Results) -> pd.DataFrame:
+    """A row per determinism check; the newest of each machine, check and config."""
+    newest = {}
+    for check in sorted(results.checks, key=lambda c: results.sessions[c.session].started_at):
+        machine = results.sessions[check.session].environment.machine
+        newest[machine, check.name, check.config] = {
+            "machine": machine,
+            "check": check.name,
+            "device": check.config.device,
+            "workload": str(check.config),
+            "num_steps": check.num_steps,
+            "num_stages": check.num_stages,
+            "first_difference": check.first_difference,
+            "max_abs_difference": check.max_abs_difference,
+            "final_abs_difference": check.final_abs_difference,
+        }
+    return pd.DataFrame(newest.values())
+
+
+def skips(results: Results) -> pd.DataFrame:
+    """A row per reason for which something was skipped in the newest session that skipped anything."""
+    if not results.skips:
+        return pd.DataFrame()
+    last = max(results.skips, key=lambda s: results.sessions[s.session].started_at).session
+    reasons: dict[str, list[str]] = {}
+    for skip in results.skips:
+        if skip.session == last:
+            reasons.setdefault(skip.reason, []).append(skip.operation)
+    return pd.DataFrame(
+        {"reason": reason, "num_skipped": len(operations), "operations": ", ".join(sorted(set(operations)))}
+        for reason, operations in reasons.items()
+    )
+
+
+def sessions(results: Results) -> pd.DataFrame:
+    """A row per session, the newest first: what ran, when, on which commit and stack."""
+    rows = [
+        {
+            "started_at": session.started_at,
+            "command": session.command,
+            "machine": session.environment.machine,
+            "commit": session.environment.commit + (" (dirty)" if session.environment.dirty else ""),
+            "torch": session.environment.torch,
+            "num_threads": session.environment.num_threads,
+        }
+        for session in results.sessions.values()
+    ]
+    return pd.DataFrame(rows).sort_values("started_at", ascending=False, ignore_index=True)
+
+
+def against_tutorial(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per published epoch of the tutorial that an `epochs` frame reaches: published and own accuracies."""
+    rows = []
+    for epoch, (_, train, test) in TUTORIAL_CURVE.items():
+        here = frame[frame["epoch"] == epoch]
+        if here.empty:
+            continue
+        rows.append(
+            {
+                "epoch": epoch,
+                "num_seeds": len(here),
+                "published_test_accuracy": test,
+                "mean_test_accuracy": float(here["test_accuracy"].mean()),
+                "min_test_accuracy": float(here["test_accuracy"].min()),
+                "max_test_accuracy": float(here["test_accuracy"].max()),
+                "published_train_accuracy": train,
+                "mean_train_accuracy": float(here["train_accuracy"].mean()),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,245 @@
+"""Trainer: a model with its data, optimizer and engine; the only mutable class.
+
+Its operations take no arguments and act on resident data, so that they can be timed as they are.
+Shapes: N samples of a half, B batch, D features, C classes.
+"""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mlpbench import data
+from mlpbench.activations import ACTIVATIONS
+from mlpbench.determinism import derive_seed, digest
+from mlpbench.engines import ENGINES
+from mlpbench.environment import resolve_device
+from mlpbench.models import MODELS
+from mlpbench.optimizers import OPTIMIZERS
+from mlpbench.records import RunConfig, TrainResult, choose
+from mlpbench.timing import clock
+
+OPERATIONS = ("forward", "backward", "forward_backward", "optimizer_step", "train_step", "evaluate", "epoch")
+LOADERS = ("memory", "dataloader")
+EVALUATION_BATCH = 1000  # samples; the same for every config, so that equal parameters give equal losses
+_DEFAULT_NUM_THREADS = torch.get_num_threads()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """What one epoch of training gave."""
+
+    index: int
+    train_loss: float
+    train_accuracy: float
+    last_loss: float
+    test_loss: float
+    test_accuracy: float
+    train_s: float
+    evaluate_s: float
+
+
+def check_names(config: RunConfig) -> None:
+    """Check every name in a config without loading anything.
+
+    Raises:
+        InputError: for the first unknown name, or a device that is not there.
+    """
+    choose(MODELS, config.model, "model")
+    for activation in config.activations:
+        choose(ACTIVATIONS, activation, "activation")
+    choose(data.DATASETS, config.dataset, "dataset")
+    choose(dict.fromkeys(LOADERS), config.loader, "loader")
+    choose(OPTIMIZERS, config.optimizer, "optimizer")
+    choose(ENGINES, config.engine, "engine")
+    resolve_device(config.device)
+
+
+class Trainer:
+    """Builds what a config asks for, and runs it.
+
+    Raises:
+        InputError: for an unknown name, a device that is not there, or data that is not to be had.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        check_names(config)
+        self._device = resolve_device(config.device)
+        self.config = replace(config, device=self._device.type)
+        self._dataset = data.load(config.dataset)
+        folder = data.data_dir()
+        self._train_x, self._train_y = data.resident(config.dataset, "train", folder, self._device)
+        self._test_x, self._test_y = data.resident(config.dataset, "test", folder, self._device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "initialisation"))
+            self.model = MODELS[config.model](config, self._train_x.shape[1], data.NUM_CLASSES).to(self._device)
+        self._initial = deepcopy(self.model.state_dict())
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the initial parameters, a fresh optimizer and the first epoch."""
+        self.model.load_state_dict(self._initial)
+        self.model.train()
+        self._optimizer = OPTIMIZERS[self.config.optimizer](self.model.parameters(), self.config)
+        self._step = ENGINES[self.config.engine](self.model, self._optimizer)
+        self._epoch_index = 0
+        self._stream = self._endless_batches()
+        self._graph_loss: Tensor | None = None
+
+    def use_threads(self) -> None:
+        """Give PyTorch the config's number of threads; it is a setting of the whole process."""
+        torch.set_num_threads(self.config.num_threads or _DEFAULT_NUM_THREADS)
+
+    # --- what can be timed
+
+    def operation(self, name: str) -> Callable[[], object]:
+        """The method of that name in OPERATIONS."""
+        choose(dict.fromkeys(OPERATIONS), name, "operation")
+        call: Callable[[], object] = getattr(self, name)
+        return call
+
+    def samples_per_call(self, name: str) -> int:
+        """How many samples one call works on."""
+        whole = {"evaluate": len(self._test_y), "epoch": len(self._train_y)}
+        return whole.get(name, min(self.config.batch_size, len(self._train_y)))
+
+    def prepare(self, name: str) -> None:
+        """Make the operation ready to be timed: threads, and a fresh state for a whole epoch."""
+        self.use_threads()
+        if name == "epoch":
+            self.reset()
+        if name == "optimizer_step":
+            self.forward_backward()
+        if name == "backward":
+            self._graph_loss = self._loss()
+
+    def forward(self) -> Tensor:
+        """Logits (B, C) of the first batch, with the graph that training needs; `evaluate` has none."""
+        logits: Tensor = self.model(self._first_batch[0])
+        return logits
+
+    def backward(self) -> None:
+        """Gradients of the loss of the first batch, through a graph that `prepare` has made and that is kept."""
+        assert self._graph_loss is not None, "prepare('backward') makes the graph"
+        self._optimizer.zero_grad(set_to_none=True)
+        self._graph_loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+
+    def forward_backward(self) -> None:
+        """Loss of the first batch, and its gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._loss().backward()  # type: ignore[no-untyped-call]
+
+    def optimizer_step(self) -> None:
+        """One update from the gradients that are there."""
+        self._optimizer.step()
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """Take the next batch and train on it: loss () and logits (B, C), both before the update."""
+        return self._step(*next(self._stream))
+
+    def evaluate(self) -> tuple[float, float]:
+        """Mean loss and accuracy on the test half."""
+        self.model.eval()
+        loss = torch.zeros((), dtype=torch.float64, device=self._device)
+        correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        with torch.no_grad():
+            for x, y in self._test_batches():
+                logits = self.model(x)
+                loss += functional.cross_entropy(logits, y, reduction="sum")
+                correct += (logits.argmax(1) == y).sum()
+        self.model.train()
+        return loss.item() / len(self._test_y), correct.item() / len(self._test_y)
+
+    def epoch(self) -> tuple[float, float, float]:
+        """Train on every batch once: mean loss and accuracy of the steps' own outputs, and the last batch's loss."""
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        for x, y in self._epoch_batches():
+            loss, logits = self._step(x, y)
+            total += loss * len(y)
+            correct += (logits.argmax(1) == y).sum()
+        num_train = len(self._train_y)
+        return total.item() / num_train, correct.item() / num_train, loss.item()
+
+    # --- training
+
+    def predict(self, x: Tensor | None = None) -> Tensor:
+        """Classes (N,) of normalised images (N, D); of the test half if none are given."""
+        self.use_threads()
+        self.model.eval()
+        with torch.no_grad():
+            images = self._test_x if x is None else x.to(self._device)
+            classes = torch.cat([self.model(part).argmax(1) for part in images.split(EVALUATION_BATCH)])
+        self.model.train()
+        return classes
+
+    def fit(self, session_id: str, on_epoch: Callable[[Epoch], None] = lambda _: None) -> TrainResult:
+        """Train for the config's epochs from a fresh state, evaluating after each."""
+        self.use_threads()
+        self.reset()
+        epochs = []
+        for index in range(self.config.num_epochs):
+            start = clock()
+            train_loss, train_accuracy, last_loss = self.epoch()
+            trained = clock()
+            test_loss, test_accuracy = self.evaluate()
+            epochs.append(
+                Epoch(
+                    index=index,
+                    train_loss=train_loss,
+                    train_accuracy=train_accuracy,
+                    last_loss=last_loss,
+                    test_loss=test_loss,
+                    test_accuracy=test_accuracy,
+                    train_s=trained - start,
+                    evaluate_s=clock() - trained,
+                )
+            )
+            on_epoch(epochs[-1])
+        return TrainResult(
+            session=session_id,
+            config=self.config,
+            num_train=len(self._train_y),
+            num_test=len(self._test_y),
+            train_loss=tuple(e.train_loss for e in epochs),
+            train_accuracy=tuple(e.train_accuracy for e in epochs),
+            last_loss=tuple(e.last_loss for e in epochs),
+            test_loss=tuple(e.test_loss for e in epochs),
+            test_accuracy=tuple(e.test_accuracy for e in epochs),
+            train_s=tuple(e.train_s for e in epochs),
+            evaluate_s=tuple(e.evaluate_s for e in epochs),
+            digests=(("initial", digest(self._initial)), ("final", digest(self.model.state_dict()))),
+        )
+
+    # --- batches
+
+    @property
+    def _first_batch(self) -> tuple[Tensor, Tensor]:
+        size = self.config.batch_size
+        return self._train_x[:size], self._train_y[:size]
+
+    def _loss(self) -> Tensor:
+        x, y = self._first_batch
+        return functional.cross_entropy(self.model(x), y)
+
+    def _endless_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from self._epoch_batches()
+
+    def _epoch_batches(self) -> data.Batches:
+        order = data.batch_order(self.config.seed, self._epoch_index, len(self._train_y))
+        self._epoch_index += 1
+        if self.config.loader == "dataloader":
+            return data.dataloader_batches(
+                self._dataset.train, order, self.config.batch_size, self._device
+            )
+        return data.memory_batches(self._train_x, self._train_y, order, self.config.batch_size)
+
+    def _test_batches(self) -> data.Batches:
+        if self.config.loader == "dataloader":
+            order = torch.arange(len(self._test_y))
+            return data.dataloader_batches(self._dataset.test, order, EVALUATION_BATCH, self._device)
+        return zip(self._test_x.split(EVALUATION_BATCH), self._test_y.split(EVALUATION_BATCH), strict=True)
