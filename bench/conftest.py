@@ -16,7 +16,11 @@ from mlpbench import checks, data, environment, store, timing
 from mlpbench.records import Block, Check, InputError, Record, RunConfig, Session, Skip, choose, override
 from mlpbench.trainer import Trainer, check_names
 
-PLAIN = ("benchmark_min_rounds", "benchmark_min_time", "benchmark_max_time")  # as pytest-benchmark parses them
+PLAIN = (
+    "benchmark_min_rounds",
+    "benchmark_min_time",
+    "benchmark_max_time",
+)  # as pytest-benchmark parses them
 SUITE = pytest.StashKey["Suite"]()
 
 
@@ -46,9 +50,8 @@ class Suite:
         options = [f"-{'' if name == 'k' else '-'}{name} {value!s}" for name, value in shown.items() if value]
         sets = [f"--set {setting}" for setting in config.getoption("set")]
         self.command = " ".join(["pytest bench/", *options, *sets])
-        self.is_recording = not (
-            config.getoption("benchmark_disable") or config.getoption("dist", "no") != "no" or hasattr(config, "workerinput")
-        )  # fmt: skip
+        is_distributed = config.getoption("dist", "no") != "no" or hasattr(config, "workerinput")
+        self.is_recording = not (config.getoption("benchmark_disable") or is_distributed)
         self.results = Path(config.getoption("results") or config.rootpath / "results")
         self.checks: list[Check] = []
         self.file: Path | None = None
@@ -89,7 +92,12 @@ class RoundTimer:
 
     def follow(self, benchmark: Any, measurement_id: str, emit: Callable[[Block], None]) -> None:
         """Emit the rounds of this fixture from now on."""
-        self._benchmark, self._measurement_id, self._emit, self._num_emitted = benchmark, measurement_id, emit, 0
+        self._benchmark, self._measurement_id, self._emit, self._num_emitted = (
+            benchmark,
+            measurement_id,
+            emit,
+            0,
+        )
 
     def flush(self) -> None:
         """Emit the round that was counted last, if it has not been."""
@@ -173,8 +181,14 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
             return
         _, warm_up_s, settled = timing.ready(trainer, operation, suite.preset.warm_up_s)
         measurement = timing.describe(
-            trainer, operation, suite.session, suite=name, group=uuid.uuid4().hex[:12], warm_up_s=warm_up_s, settled=settled
-        )  # fmt: skip
+            trainer,
+            operation,
+            suite.session,
+            suite=name,
+            group=uuid.uuid4().hex[:12],
+            warm_up_s=warm_up_s,
+            settled=settled,
+        )
         suite.append(measurement)
         benchmark.extra_info |= {
             "session": suite.session.id,
@@ -206,7 +220,9 @@ def checked(suite: Suite) -> Callable[..., None]:
             record = checks.check(name, config, suite.session.id if suite.is_recording else "-")
         except InputError as error:
             if suite.is_recording:
-                suite.append(Skip(session=suite.session.id, operation=f"check {name}", config=config, reason=str(error)))
+                suite.append(
+                    Skip(session=suite.session.id, operation=f"check {name}", config=config, reason=str(error))
+                )
             pytest.skip(str(error))
         suite.checks.append(record)
         suite.append(record)

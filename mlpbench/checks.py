@@ -20,8 +20,9 @@ Trace = dict[str, NDArray[np.float32]]
 
 
 def trace(config: RunConfig, num_steps: int) -> Trace:
-    """Every tensor of a run's first steps by stage, in the order of computing: initial parameters, then for each
-    step the loss, the gradients (last layer first, as backward goes) and the parameters.
+    """Every tensor of a run's first steps by stage, in the order of computing.
+
+    Initial parameters; then for each step the loss, the gradients (last layer first, as backward goes), the parameters.
     """
     trainer = Trainer(config)
     trainer.use_threads()

@@ -61,12 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train once; record the result and draw its loss and accuracy")
     _add_workload(train)
     train.add_argument("--epochs", type=int, metavar="N", help="the same as --set num_epochs=N")
-    train.add_argument("--plots", type=Path, default=RESULTS / "report", metavar="DIR", help="where loss.png and accuracy.png go")  # noqa: E501
+    train.add_argument(
+        "--plots",
+        type=Path,
+        default=RESULTS / "report",
+        metavar="DIR",
+        help="where loss.png and accuracy.png go",
+    )
     train.set_defaults(run=_train)
 
     study = verbs.add_parser("study", help="train activations x optimizers x seeds")
     study.add_argument("--preset", default="quick", help="quick, default or tutorial (MNIST, 133 epochs)")
-    study.add_argument("--activations", nargs="+", metavar="NAMES", help="one name, or one per hidden layer: relu,tanh,elu")  # noqa: E501
+    study.add_argument(
+        "--activations", nargs="+", metavar="NAMES", help="one name, or one per hidden layer: relu,tanh,elu"
+    )
     study.add_argument("--optimizers", nargs="+", metavar="NAME")
     study.add_argument("--seeds", type=_seeds, metavar="A-B", help="for example 0-4 or 0,3,7")
     study.add_argument("--target", type=_fraction, default=0.9, help="accuracy for the time-to-accuracy table")
@@ -74,15 +82,30 @@ def _parser() -> argparse.ArgumentParser:
     study.set_defaults(run=_study)
 
     time = verbs.add_parser("time", help="time one operation here, settings in turns")
-    time.add_argument("operation", help="forward, backward, forward_backward, optimizer_step, train_step, evaluate, epoch")  # noqa: E501
-    time.add_argument("--vary", nargs="+", action="append", default=[], metavar="FIELD=VALUE", help="settings to compare; the first is the baseline. Repeat to set several fields at once: the n-th of each go together")  # noqa: E501
+    time.add_argument(
+        "operation", help="forward, backward, forward_backward, optimizer_step, train_step, evaluate, epoch"
+    )
+    time.add_argument(
+        "--vary",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="settings to compare, the baseline first; if repeated, the n-th settings of each go together",
+    )
     time.add_argument("--rounds", type=_positive, help="timed blocks of each (default: the preset's)")
     time.add_argument("--preset", default="default", help="quick, default or rigorous")
     _add_workload(time)
     time.set_defaults(run=_time)
 
     report = verbs.add_parser("report", help="make tables, figures, report.md and report.html of results")
-    report.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="results files or folders (default: what the machine that measured last left in results/)")  # noqa: E501
+    report.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="results files or folders (default: what the machine that measured last left in results/)",
+    )
     report.add_argument("--output", type=Path, default=RESULTS / "report", metavar="DIR")
     report.add_argument("--target", type=_fraction, default=0.9, help="accuracy for the time-to-accuracy table")
     report.set_defaults(run=_report)

@@ -61,16 +61,16 @@ def data_dir() -> Path:
 _DIGITS_SHA256 = "6440bf4558f23ab5cc9e1e390a66fd7eed9eaee68142c863e2d8884022fea2b8"
 _ENLARGED = 20  # pixels, centred in 28 as MNIST's digits are
 # The 39 smallest shifts, in a fixed order; 39 is what 1,540 training images need to become 60,000.
-_SHIFTS = sorted(
-    ((dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)), key=lambda s: (s[0] ** 2 + s[1] ** 2, s)
-)[:39]
+_SHIFTS = sorted(((dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)), key=lambda s: (s[0] ** 2 + s[1] ** 2, s))[
+    :39
+]
 
 
 def _digits() -> Dataset:
     """scikit-learn's 1,797 handwritten digits, enlarged and shifted to 60,000 and 10,000 images.
 
-    Every seventh original, and nothing made from it, is in the test half. All arithmetic is on integers, so the bytes are
-    the same on every machine; their digest is checked.
+    Every seventh original, and nothing made from it, is in the test half. All arithmetic is on integers, so the bytes
+    are the same on every machine; their digest is checked.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (CC BY 4.0).
     """
@@ -96,7 +96,7 @@ def _digits() -> Dataset:
 
 
 def _interpolation(num_in: int, num_out: int) -> NDArray[np.int64]:
-    """Linear interpolation between pixel centres, edges held, as integer weights (num_out, num_in) of equal row sums."""
+    """Linear interpolation between pixel centres, edges held: integer weights (num_out, num_in) of equal row sums."""
     denominator = 2 * num_out
     weights = np.zeros((num_out, num_in), dtype=np.int64)
     for row in range(num_out):

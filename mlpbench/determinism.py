@@ -19,7 +19,7 @@ def derive_seed(seed: int, *stream: str | int) -> int:
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """`sha256-1:<hex>` over name, dtype, shape and little-endian bytes of each tensor, in the order of the names.
 
-    Minus zero counts as zero: which of the two a sum of zeros gives depends on the library, and no value follows from it.
+    Minus zero counts as zero: libraries differ in which of the two a sum of zeros gives, and nothing follows from it.
     """
     recipe = hashlib.sha256()
     for name in sorted(tensors):

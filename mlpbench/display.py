@@ -1,6 +1,7 @@
 """Numbers and frames as text for people; the unit is chosen by the column's suffix."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,18 @@ def _significant(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+# How the numbers of a column are shown, by the end of its name; the first that fits.
+_FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
+    (("samples_per_s",), lambda value: f"{value:,.0f}"),
+    (("_s", "seconds_to_target"), seconds),
+    (("_ratio",), lambda value: "∞" if math.isinf(value) else f"{_significant(value)}×"),
+    (("_accuracy", "_loss"), lambda value: f"{value:.4f}"),
+    (("_share", "coverage"), lambda value: f"{100 * value:.3g} %"),
+    (("_difference",), lambda value: f"{value:.1e}"),
+    (("",), lambda value: "never" if math.isinf(value) else f"{value:,g}"),
+)
+
+
 def cell(column: str, value: Any) -> Cell:
     """One value of a column.
 
@@ -56,36 +69,19 @@ def cell(column: str, value: Any) -> Cell:
     ('1.20 ms', '4.60×', '93.8 %')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return Cell("missed" if column.endswith("_to_target") else MISSING, "inf")
-    text = str(value)
+        return Cell(MISSING, math.inf)
     if isinstance(value, bool):
-        text = "yes" if value else "no"
-    elif column == "samples_per_s":
-        text = f"{value:,.0f}"
-    elif column.endswith("_s") or column == "seconds_to_target":
-        text = seconds(value)
-    elif column.endswith("_ratio"):
-        text = f"{value:.2f}×"
-    elif column.endswith("_accuracy"):
-        text = f"{value:.4f}"
-    elif column.endswith("_loss"):
-        text = f"{value:.4f}"
-    elif column.endswith(("_share", "coverage")):
-        text = f"{100 * value:.3g} %"
-    elif column.endswith("_difference") and isinstance(value, float):
-        text = f"{value:.1e}"
-    elif isinstance(value, float):
-        text = "never" if math.isinf(value) else f"{value:g}"
-    elif isinstance(value, int):
-        text = f"{value:,}"
-    return Cell(text, value)
+        return Cell("yes" if value else "no", value)
+    if isinstance(value, int):
+        return Cell(f"{value:,}", value)
+    if isinstance(value, float):
+        return Cell(next(show for ends, show in _FORMATS if column.endswith(ends))(value), value)
+    return Cell(str(value), value)
 
 
 def table(frame: pd.DataFrame) -> Table:
     """A frame as text; a column that holds one machine's name throughout is left out."""
-    names = [
-        name for name in frame.columns if not (name == "machine" and frame[name].nunique() <= 1)
-    ]
+    names = [name for name in frame.columns if not (name == "machine" and len(set(frame[name])) <= 1)]
     records = frame[names].astype(object).to_dict("records")
     return Table(
         columns=tuple(_heading(str(name)) for name in names),

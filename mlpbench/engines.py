@@ -1,7 +1,7 @@
 """ENGINES: ways to compute one training step.
 
 An engine takes the model and its optimizer and returns `step(x, y) -> (loss, logits)`, which updates the parameters.
-Shapes: x (B, D) float32, y (B,) int64 -> loss () in nats per sample, logits (B, C), both before the update and detached.
+Shapes: x (B, D) float32, y (B,) int64 -> loss () in nats per sample, logits (B, C); both before the update, detached.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def eager(model: nn.Module, optimizer: Optimizer) -> Step:
         optimizer.zero_grad(set_to_none=True)
         logits = model(x)
         loss = functional.cross_entropy(logits, y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         return loss.detach(), logits.detach()
 

@@ -23,9 +23,7 @@ def _momentum(parameters: Parameters, config: RunConfig) -> Optimizer:
 
 
 def _nesterov(parameters: Parameters, config: RunConfig) -> Optimizer:
-    return SGD(
-        parameters, lr=config.lr, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay
-    )
+    return SGD(parameters, lr=config.lr, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay)
 
 
 def _adam(parameters: Parameters, config: RunConfig) -> Optimizer:

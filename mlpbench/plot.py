@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -9,15 +10,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mlpbench.formulas import FORMULAS
 from mlpbench.table import TUTORIAL_CURVE
 
 # Colours that report.html replaces by its light or dark theme's own.
 INK, LINE = "#1b1d21", "#c8ccd2"
-WIDTH_IN = 5.6  # narrow, so that the text stays readable on a phone
+WIDTH_IN = 4.6  # narrow, so that the text stays readable on a phone
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "axes.edgecolor": LINE,
     "axes.facecolor": "none",
     "axes.labelcolor": INK,
@@ -39,7 +41,7 @@ _STYLE = {
 def _figure(height_in: float, num_columns: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
     """A figure in our style, off screen: no window, no global state left behind."""
     with mpl.rc_context(), sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.85):
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]  # its keys are a list of literals
         sns.set_palette("colorblind")
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         yield figure, np.atleast_1d(figure.subplots(1, num_columns)).tolist()
@@ -47,12 +49,12 @@ def _figure(height_in: float, num_columns: int = 1) -> Iterator[tuple[Figure, Se
 
 def _where(frame: pd.DataFrame) -> "pd.Series[str]":
     """The device, with its machine where there are several."""
-    if frame["machine"].nunique() > 1:
+    if len(set(frame["machine"])) > 1:
         return frame["machine"] + " " + frame["device"]
     return frame["device"]
 
 
-def times(frame: pd.DataFrame, category: str, what: str) -> Figure:
+def times(frame: pd.DataFrame, category: str) -> Figure:
     """Median milliseconds per call for each category; the line spans the blocks from fastest to slowest."""
     data = frame.assign(milliseconds=frame["seconds"] * 1e3, where=_where(frame))
     num_bars = data[category].nunique() * data["where"].nunique()
@@ -61,7 +63,7 @@ def times(frame: pd.DataFrame, category: str, what: str) -> Figure:
             data, x="milliseconds", y=category, hue="where", estimator="median", errorbar=("pi", 100),
             err_kws={"color": INK, "linewidth": 1.5}, ax=axes,
         )  # fmt: skip
-        axes.set(xlabel=f"{what}: median, with the range of the blocks (ms)", ylabel="")
+        axes.set(xlabel="median time, with the range of blocks (ms)", ylabel="")
         _legend(axes, data["where"].nunique())
     return figure
 
@@ -73,10 +75,11 @@ def scaling(frame: pd.DataFrame, size: str, size_label: str) -> Figure:
         sns.lineplot(
             data, x=size, y="milliseconds", hue="where", estimator="median", errorbar=("pi", 100), marker="o", ax=axes
         )  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel=size_label, ylabel="training step: median (ms)")
+        axes.set(xscale="log", yscale="log", xlabel=size_label, ylabel="median time of a step (ms)")
         sizes = sorted(data[size].unique())
         axes.set_xticks(sizes, [f"{value:,}" for value in sizes])
         axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
         _legend(axes, data["where"].nunique())
     return figure
 
@@ -88,8 +91,8 @@ def accuracy_curves(frame: pd.DataFrame) -> Figure:
             frame.assign(epoch=frame["epoch"] + 1), x="epoch", y="test_accuracy", hue="label", errorbar=("pi", 100),
             marker="o" if frame["epoch"].max() < 20 else None, ax=axes,
         )  # fmt: skip
-        axes.set(xlabel="epochs of training", ylabel="test accuracy (fraction): mean and range")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="epochs of training", ylabel="test accuracy (fraction)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_below(figure, axes)
     return figure
 
@@ -111,14 +114,14 @@ def tutorial_curve(frame: pd.DataFrame) -> Figure:
             published.assign(epoch=published["epoch"] + 1, half="published, " + published["half"]),
             x="epoch", y="accuracy", style="half", color=INK, markers=["X", "o"], s=48, zorder=3, ax=axes,
         )  # fmt: skip
-        axes.set(xlabel="epochs of training", ylabel="accuracy (fraction): mean and range")
+        axes.set(xlabel="epochs of training", ylabel="accuracy (fraction)")
         if longest > 20:  # the first epochs are where the curve is
             axes.set_xscale("log")
             ticks = [tick for tick in (1, 2, 4, 10, 30, 133) if tick <= longest + 1]
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_below(figure, axes)
     return figure
 
@@ -134,7 +137,7 @@ def training(frame: pd.DataFrame, quantity: str) -> Figure:
             curves.assign(epoch=curves["epoch"] + 1), x="epoch", y=quantity, hue="half", marker=marker, ax=axes
         )  # fmt: skip
         axes.set(xlabel="epochs of training", ylabel=unit)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(title="")
     return figure
 
@@ -146,10 +149,9 @@ def time_to_accuracy(frame: pd.DataFrame, target: float) -> Figure:
     data = frame.assign(name=frame["label"].map(names))
     with _figure(1.0 + 0.55 * len(names)) as (figure, (axes,)):
         sns.stripplot(data, x="seconds_to_target", y="name", hue="name", jitter=False, size=7, alpha=0.7, ax=axes)
-        axes.set(xlabel=f"training time to {target:.0%} test accuracy, a point per seed (s)", ylabel="")
-        axes.set_xlim(left=0)
-        if data["seconds_to_target"].isna().all():
-            axes.set_xticks([])
+        axes.set(xlabel=f"training time to {target:.0%} test accuracy (s)", ylabel="")
+        slowest = data["seconds_to_target"].max()
+        axes.set_xlim(0, 1 if pd.isna(slowest) else 1.1 * slowest)
     return figure
 
 
@@ -166,21 +168,26 @@ def activation_functions() -> Figure:
         for axes, column, name in zip(panels, ["value", "derivative"], ["f(x)", "f′(x)"], strict=True):
             sns.lineplot(frame, x="x", y=column, hue="activation", linewidth=1.3, ax=axes)
             axes.set(xlabel="x (dimensionless)", ylabel=f"{name} (dimensionless)")
-        panels[1].get_legend().remove()
         _legend_below(figure, panels[0], num_columns=4)
+        _without_legend(panels[1])
     return figure
 
 
 def _legend(axes: Axes, num_entries: int) -> None:
     """A legend says nothing where there is one colour."""
-    legend = axes.get_legend()
-    if legend is not None and num_entries < 2:
-        legend.remove()
-    elif legend is not None:
-        legend.set_title("")
+    if num_entries < 2:
+        _without_legend(axes)
+    else:
+        axes.legend(title="")
 
 
 def _legend_below(figure: Figure, axes: Axes, num_columns: int = 1) -> None:
     handles, names = axes.get_legend_handles_labels()
-    axes.get_legend().remove()
+    _without_legend(axes)
     figure.legend(handles, names, loc="outside lower center", ncols=num_columns)
+
+
+def _without_legend(axes: Axes) -> None:
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.remove()

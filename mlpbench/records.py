@@ -153,9 +153,7 @@ def grid(base: RunConfig, **axes: Iterable[Any]) -> list[RunConfig]:
     >>> [(c.optimizer, c.seed) for c in grid(RunConfig(), optimizer=["sgd", "adam"], seed=range(2))]
     [('sgd', 0), ('sgd', 1), ('adam', 0), ('adam', 1)]
     """
-    return [
-        replace(base, **dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())
-    ]
+    return [replace(base, **dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

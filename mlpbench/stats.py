@@ -41,13 +41,11 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
         if 1 - 2 * coin.cdf(k - 1) >= confidence:
             best = k
     coverage = float(max(1 - 2 * coin.cdf(best - 1), 0.0))
-    return Interval(
-        estimate=float(np.median(ordered)), low=ordered[best - 1], high=ordered[-best], coverage=coverage
-    )
+    return Interval(estimate=float(np.median(ordered)), low=ordered[best - 1], high=ordered[-best], coverage=coverage)
 
 
 def ratio_interval(baseline: Sequence[float], contender: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Contender over baseline for values that belong together in pairs: geometric mean of the pairs' ratios, t interval.
+    """Contender over baseline for values that belong in pairs: geometric mean of the pairs' ratios, t interval.
 
     On the log scale, so that exchanging the two gives the inverse. Unbounded with fewer than two pairs.
 
@@ -91,9 +89,7 @@ def share_interval(num_hits: int, num_trials: int, confidence: float = 0.95) -> 
     1.0
     """
     bounds = scipy_stats.binomtest(num_hits, num_trials).proportion_ci(confidence, method="wilson")
-    return Interval(
-        estimate=num_hits / num_trials, low=float(bounds.low), high=float(bounds.high), coverage=confidence
-    )
+    return Interval(estimate=num_hits / num_trials, low=float(bounds.low), high=float(bounds.high), coverage=confidence)
 
 
 def first_at_least(values: Sequence[float], target: float) -> int | None:

@@ -26,7 +26,6 @@ from mlpbench.records import (
     InputError,
     Measurement,
     Record,
-    RunConfig,
     Session,
     Skip,
     TrainResult,
@@ -170,31 +169,37 @@ def decode(line: str) -> Record:
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """The value as the annotation wants it, or _DamageError: nothing is guessed and nothing is coerced."""
-    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        hints = typing.get_type_hints(hint)
-        if set(value) != set(hints):
-            odd = sorted(set(value) ^ set(hints))
-            raise _DamageError(f"{where} has missing or unknown fields: {', '.join(odd)}")
-        try:
-            return hint(**{name: _typed(hints[name], item, name) for name, item in value.items()})
-        except InputError as error:
-            raise _DamageError(str(error)) from None
     if isinstance(hint, types.UnionType):
         (inner,) = (option for option in typing.get_args(hint) if option is not type(None))
         return None if value is None else _typed(inner, value, where)
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
+        return _typed_fields(hint, value, where)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
-        options = typing.get_args(hint)
-        if options[-1] is Ellipsis:
-            return tuple(_typed(options[0], item, where) for item in value)
-        if len(options) == len(value):
-            return tuple(_typed(option, item, where) for option, item in zip(options, value, strict=True))
-    if hint is float and isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return _typed_items(typing.get_args(hint), value, where)
+    if hint is float and (type(value) is int or value in ("nan", "inf", "-inf")):
         return float(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is hint:
-        return value
-    raise _DamageError(f"{where} is {value!r:.40}")
+    if type(value) is not hint:
+        raise _DamageError(f"{where} is {value!r:.40}")
+    return value
+
+
+def _typed_fields(record_type: type, value: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(record_type)
+    odd = sorted(set(value) ^ set(hints))
+    if odd:
+        raise _DamageError(f"{where} has missing or unknown fields: {', '.join(odd)}")
+    try:
+        return record_type(**{name: _typed(hints[name], item, name) for name, item in value.items()})
+    except InputError as error:
+        raise _DamageError(str(error)) from None
+
+
+def _typed_items(hints: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:
+    if hints[-1] is Ellipsis:
+        hints = hints[:1] * len(value)
+    if len(hints) != len(value):
+        raise _DamageError(f"{where} has {len(value)} items, not {len(hints)}")
+    return tuple(_typed(hint, item, where) for hint, item in zip(hints, value, strict=True))
 
 
 def load(paths: Iterable[Path]) -> Results:

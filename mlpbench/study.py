@@ -25,12 +25,8 @@ class Study:
         """The grid's configs. An optimizer for which the base's learning rate would be unusual gets its own."""
         default_lr = self.base.lr == RunConfig().lr
         return [
-            replace(config, lr=USUAL_LR[config.optimizer])
-            if default_lr and config.optimizer in USUAL_LR
-            else config
-            for config in grid(
-                self.base, activations=self.activations, optimizer=self.optimizers, seed=self.seeds
-            )
+            replace(config, lr=USUAL_LR[config.optimizer]) if default_lr and config.optimizer in USUAL_LR else config
+            for config in grid(self.base, activations=self.activations, optimizer=self.optimizers, seed=self.seeds)
         ]
 
 
@@ -48,9 +44,7 @@ STUDIES = {
         seeds=(0, 1, 2, 3, 4),
     ),
     # The tutorial itself: its data, its number of epochs.
-    "tutorial": Study(
-        base=RunConfig(dataset="mnist"), activations=(TUTORIAL,), optimizers=("sgd",), seeds=(0,)
-    ),
+    "tutorial": Study(base=RunConfig(dataset="mnist"), activations=(TUTORIAL,), optimizers=("sgd",), seeds=(0,)),
 }
 
 

@@ -22,7 +22,6 @@ TUTORIAL_CURVE = {
     131: (0.0006, 1.0, 0.9785),
     132: (0.0008, 1.0, 0.9784),
 }
-_NOT_WORK = ("seed", "num_epochs")  # fields that tell runs apart but not what is compared
 
 
 def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list[str]:
@@ -42,6 +41,21 @@ def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list
     return [" ".join(f"{name}={_short(config, name)}" for name in varying) for config in configs]
 
 
+def _training_labels(configs: Sequence[RunConfig]) -> list[str]:
+    """Activations and optimizer, which studies vary, and after them what else varies within the same data set."""
+    spoken = ("seed", "dataset", "activations", "optimizer")
+    names: dict[RunConfig, str] = {}
+    for dataset in {config.dataset for config in configs}:
+        here = [config for config in configs if config.dataset == dataset]
+        varying = [
+            f.name for f in fields(RunConfig) if f.name not in spoken and len({getattr(c, f.name) for c in here}) > 1
+        ]
+        for config in here:
+            parts = [_short(config, "activations"), config.optimizer]
+            names[config] = " ".join([*parts, *(f"{name}={_short(config, name)}" for name in varying)])
+    return [names[config] for config in configs]
+
+
 def _short(config: RunConfig, name: str) -> str:
     value = getattr(config, name)
     if isinstance(value, tuple) and len(set(value)) == 1:
@@ -52,12 +66,13 @@ def _short(config: RunConfig, name: str) -> str:
 def blocks(results: Results) -> pd.DataFrame:
     """A row per timed block of the newest measurement of each machine, suite, operation and config.
 
-    Columns: measurement, session, machine, suite, group, operation, device, every field of the config, samples_per_call,
-    settled, round, order, iterations, seconds (per call), flags.
+    Columns: measurement, session, machine, suite, group, operation, activation and width (of the first hidden layer),
+    config and each of its fields, samples_per_call, settled, round, order, iterations, seconds (per call), flags.
     """
     newest = _newest(results)
+    position = {key: index for index, key in enumerate(results.measurements)}
     rows = []
-    for block in results.blocks:
+    for block in sorted(results.blocks, key=lambda block: (position[block.measurement], block.round)):
         if block.measurement not in newest:
             continue
         m = newest[block.measurement]
@@ -71,6 +86,8 @@ def blocks(results: Results) -> pd.DataFrame:
                 "operation": m.operation,
                 **asdict(m.config),
                 "config": m.config,
+                "activation": m.config.activations[0],
+                "width": m.config.hidden_sizes[0],
                 "samples_per_call": m.samples_per_call,
                 "settled": m.settled,
                 "round": block.round,
@@ -84,13 +101,16 @@ def blocks(results: Results) -> pd.DataFrame:
 
 
 def _newest(results: Results) -> dict[str, Measurement]:
-    """Measurements that have blocks, the last started of each identity."""
+    """Measurements that have blocks, the last started of each identity; what ran in turns stays together."""
     with_blocks = {block.measurement for block in results.blocks}
+    measured = [m for m in results.measurements.values() if m.id in with_blocks]
+    groups: dict[str, frozenset[RunConfig]] = {}
+    for m in measured:
+        groups[m.group] = groups.get(m.group, frozenset()) | {m.config}
     newest: dict[object, Measurement] = {}
-    for m in sorted(results.measurements.values(), key=lambda m: results.sessions[m.session].started_at):
-        if m.id in with_blocks:
-            machine = results.sessions[m.session].environment.machine
-            newest[machine, m.suite, m.operation, m.config] = m
+    for m in sorted(measured, key=lambda m: results.sessions[m.session].started_at):
+        machine = results.sessions[m.session].environment.machine
+        newest[machine, m.suite, m.operation, m.config, groups[m.group]] = m
     return {m.id: m for m in newest.values()}
 
 
@@ -148,25 +168,28 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
 def epochs(results: Results) -> pd.DataFrame:
     """A row per epoch of every training run; the newest run of each machine and config.
 
-    Columns: machine, run, label (the config without its seed), every field of the config, epoch (from 0), train_loss,
-    train_accuracy, last_loss, test_loss, test_accuracy, train_s, elapsed_s (of training alone, up to this epoch's end).
+    Columns: machine, session, run, label (activations, optimizer, and what else varies but the seed), config and each
+    of its fields, epoch (from 0), train_loss, train_accuracy, last_loss, test_loss, test_accuracy, train_s, elapsed_s
+    (of training alone, up to this epoch's end).
     """
     newest: dict[object, TrainResult] = {}
     for result in sorted(results.train_results, key=lambda r: results.sessions[r.session].started_at):
         newest[results.sessions[result.session].environment.machine, result.config] = result
-    names = labels([result.config for result in newest.values()], without=("seed",))
+    names = _training_labels([result.config for result in newest.values()])
     rows = []
-    for run, (((machine, config), result), label) in enumerate(zip(newest.items(), names, strict=True)):  # type: ignore[misc]
+    for run, (result, label) in enumerate(zip(newest.values(), names, strict=True)):
+        machine = results.sessions[result.session].environment.machine
         elapsed_s = 0.0
         for epoch in range(len(result.train_loss)):
             elapsed_s += result.train_s[epoch]
             rows.append(
                 {
                     "machine": machine,
+                    "session": result.session,
                     "run": run,
                     "label": label,
-                    "config": config,
-                    **asdict(config),
+                    "config": result.config,
+                    **asdict(result.config),
                     "epoch": epoch,
                     "train_loss": result.train_loss[epoch],
                     "train_accuracy": result.train_accuracy[epoch],
@@ -181,17 +204,17 @@ def epochs(results: Results) -> pd.DataFrame:
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per label of an `epochs` frame: test accuracy after the last epoch over seeds."""
+    """A row per data set and label of an `epochs` frame: test accuracy after the last epoch over seeds."""
     rows = []
-    for (machine, label), part in frame.groupby(["machine", "label"], sort=False):
+    for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
         last = part[part["epoch"] == part["num_epochs"] - 1]
         values = last["test_accuracy"].tolist()
         interval = stats.mean_interval(values)
         rows.append(
             {
                 "machine": machine,
+                "dataset": dataset,
                 "label": label,
-                "dataset": part["dataset"].iloc[0],
                 "num_epochs": int(part["num_epochs"].iloc[0]),
                 "num_seeds": len(values),
                 "mean_accuracy": interval.estimate,
@@ -224,14 +247,15 @@ def targets(frame: pd.DataFrame, target: float) -> pd.DataFrame:
 
 
 def time_to_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per label of a `targets` frame: share of seeds that got there, and medians in which a miss is never."""
+    """A row per data set and label of a `targets` frame: how many seeds got there, and medians (a miss is never)."""
     rows = []
-    for (machine, label), part in frame.groupby(["machine", "label"], sort=False):
+    for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
         reached = part["seconds_to_target"].notna()
         share = stats.share_interval(int(reached.sum()), len(part))
         rows.append(
             {
                 "machine": machine,
+                "dataset": dataset,
                 "label": label,
                 "num_seeds": len(part),
                 "num_reached": int(reached.sum()),

@@ -62,9 +62,7 @@ def time_block(call: Callable[[], object], iterations: int, clock: Callable[[], 
     return round((clock() - start) * 1e9)
 
 
-def warm_up(
-    call: Callable[[], object], limit_s: float, clock: Callable[[], float] = clock
-) -> tuple[int, float, bool]:
+def warm_up(call: Callable[[], object], limit_s: float, clock: Callable[[], float] = clock) -> tuple[int, float, bool]:
     """Call until two successive blocks agree or the limit is reached.
 
     Returns:
@@ -97,9 +95,7 @@ def ready(
     """
     trainer.prepare(operation)
     is_long = operation in LONG_OPERATIONS
-    calls, spent_s, settled = warm_up(
-        trainer.operation("train_step" if is_long else operation), limit_s, clock
-    )
+    calls, spent_s, settled = warm_up(trainer.operation("train_step" if is_long else operation), limit_s, clock)
     return 1 if is_long else calls, spent_s, settled
 
 

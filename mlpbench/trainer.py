@@ -125,12 +125,12 @@ class Trainer:
         """Gradients of the loss of the first batch, through a graph that `prepare` has made and that is kept."""
         assert self._graph_loss is not None, "prepare('backward') makes the graph"
         self._optimizer.zero_grad(set_to_none=True)
-        self._graph_loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        self._graph_loss.backward(retain_graph=True)
 
     def forward_backward(self) -> None:
         """Loss of the first batch, and its gradients."""
         self._optimizer.zero_grad(set_to_none=True)
-        self._loss().backward()  # type: ignore[no-untyped-call]
+        self._loss().backward()
 
     def optimizer_step(self) -> None:
         """One update from the gradients that are there."""
@@ -233,9 +233,7 @@ class Trainer:
         order = data.batch_order(self.config.seed, self._epoch_index, len(self._train_y))
         self._epoch_index += 1
         if self.config.loader == "dataloader":
-            return data.dataloader_batches(
-                self._dataset.train, order, self.config.batch_size, self._device
-            )
+            return data.dataloader_batches(self._dataset.train, order, self.config.batch_size, self._device)
         return data.memory_batches(self._train_x, self._train_y, order, self.config.batch_size)
 
     def _test_batches(self) -> data.Batches:

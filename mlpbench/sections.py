@@ -1,0 +1,334 @@
+"""What the report says: its head and its sections, made of results.
+
+Each section is one question with its figure, its table and the command that measures the answer again.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mlpbench import display, plot, table
+from mlpbench.records import RunConfig
+from mlpbench.store import Results
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """One question, with its figure, its table, and how to measure the answer again."""
+
+    name: str  # of the anchor, the CSV file and the figure's file
+    title: str
+    text: str
+    frame: pd.DataFrame | None = None
+    figure: Figure | None = None
+    alt: str = ""
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """One number at the head of the report."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Suite:
+    """How the report shows a file of `bench/`: by which column, and which fields of the config it stands for."""
+
+    title: str
+    category: str
+    fields: tuple[str, ...]
+    text: str
+    size_label: str | None = None  # of the axis, where the category is a size
+
+
+_SUITES = {
+    "operations": _Suite(
+        title="Parts of a training step",
+        category="operation",
+        fields=(),
+        text="Forward, backward and update of one batch; evaluate is a pass over the whole test half.",
+    ),
+    "epochs": _Suite(
+        title="Epoch",
+        category="loader",
+        fields=("loader",),
+        text="One pass over the training half, from tensors in memory and by the tutorial's DataLoader loop.",
+    ),
+    "activations": _Suite(
+        title="Cost of an activation",
+        category="activation",
+        fields=("activations",),
+        text="One training step with this activation in every hidden layer.",
+    ),
+    "optimizers": _Suite(
+        title="Cost of an optimizer",
+        category="optimizer",
+        fields=("optimizer", "lr"),
+        text="One training step with each optimizer.",
+    ),
+    "batch_sizes": _Suite(
+        title="Scaling with the batch",
+        category="batch_size",
+        fields=("batch_size",),
+        text="One training step at growing batch sizes.",
+        size_label="batch size (samples)",
+    ),
+    "widths": _Suite(
+        title="Scaling with the width",
+        category="width",
+        fields=("hidden_sizes",),
+        text="One training step at growing widths of the hidden layers.",
+        size_label="width of the hidden layers (units)",
+    ),
+}
+
+_PROTOCOL = (
+    "The unit is a block: calls repeated for at least 20 ms (an epoch is one call) between two readings of a clock "
+    "that first waits for the device. Before the first block the operation is repeated until two successive blocks "
+    "agree within 2 % (settled), or a time limit. Bars and medians are over blocks. Low and high are order statistics "
+    "of the blocks, which hold the median with the given coverage if blocks are independent. The blocks of one process "
+    "resemble each other: they describe that process, and a small difference between two rows proves nothing. "
+    "Below: the sessions in this report."
+)
+
+
+def sections(results: Results, target: float) -> list[Section]:
+    """Every section for which there are results, in reading order."""
+    blocks = table.blocks(results)
+    made = []
+    if not blocks.empty:
+        for name, suite in _SUITES.items():
+            made += _suite_sections(results, name, suite, blocks[blocks["suite"] == name])
+        made += _turns_sections(results, blocks[blocks["suite"] == "time"])
+    made += _training_sections(results, table.epochs(results), target)
+    made += _other_sections(results)
+    return made
+
+
+def _suite_sections(results: Results, name: str, suite: _Suite, blocks: pd.DataFrame) -> list[Section]:
+    """A section for each workload on which the suite ran; usually there is one."""
+    if blocks.empty:
+        return []
+    workloads = pd.Series(
+        table.labels(blocks["config"].tolist(), without=(*suite.fields, "device")), index=blocks.index
+    )
+    made = []
+    for number, workload in enumerate(workloads.unique()):
+        part = blocks[workloads == workload]
+        first = part.drop_duplicates("measurement").reset_index(drop=True)
+        shown = table.timings(part).drop(columns=["suite", "config", "operation"])
+        shown.insert(0, suite.category, first[suite.category])
+        # evaluate works on a hundred times as much as the others, and would make their bars vanish
+        drawn = part[part["operation"] != "evaluate"] if suite.category == "operation" else part
+        spoken = ", ".join(
+            f"{row[suite.category]} on {row['device']} {display.seconds(row['median_s'])}"
+            for _, row in shown.iterrows()
+        )
+        made.append(
+            Section(
+                name=f"{name.replace('_', '-')}{f'-{number + 1}' if number else ''}",
+                title=suite.title if len(set(workloads)) == 1 else f"{suite.title}: {workload}",
+                text=f"{suite.text} Workload: {_workload(first['config'].iloc[0], suite)}.",
+                frame=shown,
+                figure=plot.scaling(drawn, suite.category, suite.size_label)
+                if suite.size_label
+                else plot.times(drawn, suite.category),
+                alt=f"{suite.title}, median: {spoken}.",
+                commands=_commands(results, set(part["session"])),
+            )
+        )
+    return made
+
+
+def _workload(config: RunConfig, suite: _Suite) -> str:
+    spoken = {
+        "dataset": config.dataset,
+        "hidden_sizes": f"hidden layers of {'-'.join(map(str, config.hidden_sizes))} units",
+        "activations": f"with {', '.join(config.activations)}",
+        "batch_size": f"batch {config.batch_size}",
+        "optimizer": f"{config.optimizer}, lr {config.lr:g}",
+    }
+    return ", ".join(text for name, text in spoken.items() if name not in suite.fields)
+
+
+def _turns_sections(results: Results, blocks: pd.DataFrame) -> list[Section]:
+    if blocks.empty:
+        return []
+    commands = _commands(results, set(blocks["session"]))
+    timings = table.timings(blocks)
+    timings.insert(1, "workload", table.labels(timings["config"].tolist()))
+    made = [
+        Section(
+            name="timed",
+            title="Timed by hand",
+            text="What mlpbench time measured, setting by setting.",
+            frame=timings.drop(columns=["suite", "config"]),
+            commands=commands,
+        )
+    ]
+    ratios = table.ratios(blocks)
+    if not ratios.empty:
+        made.append(
+            Section(
+                name="in-turns",
+                title="Compared in turns",
+                text="Settings that ran in turns in one process, round by round. The ratio is contender over baseline; "
+                "below 1 is faster. Low and high: a 95 % interval over rounds.",
+                frame=ratios,
+                commands=commands,
+            )
+        )
+    return made
+
+
+def _training_sections(results: Results, epochs: pd.DataFrame, target: float) -> list[Section]:
+    if epochs.empty:
+        return []
+    made = []
+    tutorial = epochs[[_is_tutorial(config) for config in epochs["config"]]]
+    if not tutorial.empty:
+        made.append(
+            Section(
+                name="tutorial",
+                title="The tutorial, again",
+                text="The 2020 tutorial's workload on MNIST, over the points that it published: mean over seeds, band "
+                "from the lowest to the highest seed. The first epoch spreads widely from seed to seed; the published "
+                "point is a single draw.",
+                frame=table.against_tutorial(tutorial),
+                figure=plot.tutorial_curve(tutorial),
+                alt="Training and test accuracy per epoch with the range over seeds, and the published points.",
+                commands=_commands(results, set(tutorial["session"])),
+            )
+        )
+    for dataset in epochs["dataset"].unique():
+        made += _dataset_sections(results, dataset, epochs[epochs["dataset"] == dataset], target)
+    return made
+
+
+def _is_tutorial(config: RunConfig) -> bool:
+    """The tutorial's workload, whatever its loader, device, seed and number of epochs."""
+    reference = RunConfig(dataset="mnist")
+    names = ("dataset", "model", "hidden_sizes", "activations", "batch_size", "optimizer", "lr", "weight_decay")
+    return all(getattr(config, name) == getattr(reference, name) for name in names)
+
+
+def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, target: float) -> list[Section]:
+    commands = _commands(results, set(epochs["session"]))
+    accuracies = table.accuracies(epochs).drop(columns="dataset")
+    targets = table.targets(epochs, target)
+    arrival = table.time_to_accuracy(targets).drop(columns="dataset")
+    last = ", ".join(f"{row['label']} {row['mean_accuracy']:.4f}" for _, row in accuracies.iterrows())
+    reached = ", ".join(f"{row['label']} {row['num_reached']} of {row['num_seeds']}" for _, row in arrival.iterrows())
+    return [
+        Section(
+            name=f"accuracy-{dataset}",
+            title=f"Accuracy by epoch on {dataset}",
+            text="Test accuracy after each epoch: mean over seeds, band from the worst to the best seed. The table has "
+            "the last epoch; low and high are a 95 % interval of the mean.",
+            frame=accuracies,
+            figure=plot.accuracy_curves(epochs),
+            alt=f"Test accuracy after the last epoch, mean over seeds: {last}.",
+            commands=commands,
+        ),
+        Section(
+            name=f"time-to-accuracy-{dataset}",
+            title=f"Time to {target:.0%} test accuracy on {dataset}",
+            text="Training time alone, evaluation not counted, until the first epoch that reaches the target; a point is "
+            "a seed. A seed that never does is a miss: it counts as infinitely late in the median. Low and high: "
+            "Wilson's 95 % interval of the share of seeds that got there.",
+            frame=arrival,
+            figure=plot.time_to_accuracy(targets, target),
+            alt=f"Seeds that reached {target:.0%}: {reached}.",
+            commands=commands,
+        ),
+    ]
+
+
+def _other_sections(results: Results) -> list[Section]:
+    made = [
+        Section(
+            name="activation-functions",
+            title="The activation functions",
+            text="Each function and its derivative, from its formula; the tests hold PyTorch's and our own to it.",
+            figure=plot.activation_functions(),
+            alt="relu, tanh, elu, leaky_relu, gelu, silu and sigmoid from x = -4 to 4, and their derivatives.",
+        )
+    ]
+    checks = table.checks(results)
+    if not checks.empty:
+        made.append(
+            Section(
+                name="determinism",
+                title="Same seed, same bits?",
+                text="The same seed trained twice, compared bit for bit over every initial parameter, loss, gradient "
+                "and updated parameter. Without a first difference all bits were equal. PyTorch promises nothing across "
+                "thread counts: it splits sums differently.",
+                frame=checks,
+                commands=_commands(results, {check.session for check in results.checks}),
+            )
+        )
+    skips = table.skips(results)
+    if not skips.empty:
+        text = "What was asked for and could not run here."
+        made.append(Section(name="skipped", title="Not measured", text=text, frame=skips))
+    made.append(Section(name="protocol", title="How it was measured", text=_PROTOCOL, frame=table.sessions(results)))
+    return made
+
+
+def _commands(results: Results, session_ids: set[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(s.command for s in results.sessions.values() if s.id in session_ids))
+
+
+def summary(results: Results) -> str:
+    """Machine and stack of the newest session, in a sentence."""
+    e = max(results.sessions.values(), key=lambda session: session.started_at).environment
+    gpu = f"{e.gpu_model} (CUDA {e.cuda})" if e.gpu_model else "no CUDA device"
+    return (
+        f"{e.cpu_model}, {e.num_cpus} CPUs ({e.cpu_capability}), {e.memory_bytes / 2**30:.0f} GiB, {gpu}; {e.os}, "
+        f"Python {e.python}, PyTorch {e.torch} with {e.num_threads} threads; mlpbench {e.mlpbench} at {e.commit}"
+        f"{' with uncommitted changes' if e.dirty else ''}."
+    )
+
+
+def facts(results: Results) -> list[Fact]:
+    """The few numbers that a reader wants first."""
+    made = []
+    blocks = table.blocks(results)
+    if not blocks.empty:
+        timings = table.timings(blocks)
+        for device in timings["device"].unique():
+            made += _time_facts(timings[timings["device"] == device], device)
+    for _, check in table.checks(results).iterrows():
+        first = check["first_difference"]
+        note = f"{check['device']}, {check['num_steps']} steps" + (f"; first: {first}" if first else "")
+        value = "bits differ" if first else "equal bits"
+        made.append(Fact(name=f"Same seed, {check['check']}", value=value, note=note))
+    epochs = table.epochs(results)
+    if not epochs.empty:
+        best = table.accuracies(epochs).sort_values("mean_accuracy").iloc[-1]
+        note = f"{best['dataset']}: {best['label']}, {best['num_epochs']} epochs, {best['num_seeds']} seeds"
+        made.append(Fact(name="Best test accuracy", value=f"{best['mean_accuracy']:.4f}", note=note))
+    return made
+
+
+def _time_facts(timings: pd.DataFrame, device: str) -> list[Fact]:
+    made = []
+    step = timings[(timings["suite"] == "operations") & (timings["operation"] == "train_step")]
+    if not step.empty:
+        row = step.iloc[-1]
+        note = f"batch {row['config'].batch_size}; {row['samples_per_s']:,.0f} samples/s"
+        made.append(Fact(name=f"Training step, {device}", value=display.seconds(row["median_s"]), note=note))
+    epochs = timings[timings["suite"] == "epochs"]
+    times = {row["config"].loader: row["median_s"] for _, row in epochs.iterrows()}
+    if "memory" in times:
+        note = ""
+        if "dataloader" in times:
+            ratio = times["dataloader"] / times["memory"]
+            note = f"the DataLoader loop takes {ratio:.1f} times as long"
+        made.append(Fact(name=f"Epoch in memory, {device}", value=display.seconds(times["memory"]), note=note))
+    return made
