@@ -260,7 +260,7 @@ def _time(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from mlpbench import display, report
+    from mlpbench import display, report, sections
 
     results = load(parsed.paths or [RESULTS])
     if not parsed.paths:
@@ -270,9 +270,10 @@ def _report(parsed: argparse.Namespace) -> int:
     for problem in results.problems:
         print(f"mlpbench: {problem}", file=sys.stderr)
     console = display.console()
-    report.show(results, console, parsed.target)
+    made = sections.sections(results, parsed.target)
+    report.show(results, made, console)
     try:
-        written = report.write(results, parsed.output, parsed.target)
+        written = report.write(results, made, parsed.output)
     except OSError as error:
         raise InputError(f"cannot write to {parsed.output}: {error.strerror}; choose another --output") from None
     console.print(f"report: {written}")

@@ -3,8 +3,10 @@
 `report.html` is one file: it needs no network and no other file.
 """
 
+import html
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -15,46 +17,44 @@ from rich.console import Console
 
 import mlpbench
 from mlpbench import display, plot, table
-from mlpbench.sections import Section, facts, sections, summary
+from mlpbench.sections import Section, facts, summary
 from mlpbench.store import Results
 
-TITLE = "mlpbench report"
 
-
-def write(results: Results, directory: Path, target: float) -> Path:
+def write(results: Results, made: Sequence[Section], directory: Path) -> Path:
     """Write the report into a folder; returns the path of report.html.
 
     If `$GITHUB_STEP_SUMMARY` names a file, the Markdown (its figures left out) is appended to it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    made = sections(results, target)
     for section in made:
         if section.frame is not None:
             section.frame.to_csv(directory / f"{section.name}.csv", index=False)
         if section.figure is not None:
-            section.figure.savefig(directory / f"{section.name}.png", dpi=160, facecolor="white")
+            _save(section.figure, directory / f"{section.name}.png")
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlpbench"), autoescape=jinja2.select_autoescape(["html.jinja"]), trim_blocks=False
-    )  # fmt: skip
-    page = templates.get_template("report.html.jinja")
-    text = templates.get_template("report.md.jinja")
+        loader=jinja2.PackageLoader("mlpbench"), autoescape=jinja2.select_autoescape(["html.jinja"])
+    )
     content = {
-        "title": TITLE,
+        "title": "mlpbench report",
         "summary": summary(results),
         "facts": facts(results),
+        "sections": [_rendered(section) for section in made],
         "version": mlpbench.__version__,
     }
-    html = page.render(**content, sections=[_rendered(section) for section in made])
-    (directory / "report.html").write_text(html, encoding="utf-8")
-    (directory / "report.md").write_text(
-        text.render(**content, sections=[_rendered(section) for section in made]), encoding="utf-8"
-    )
+    page = templates.get_template("report.html.jinja").render(content)
+    (directory / "report.html").write_text(page, encoding="utf-8")
+    text = templates.get_template("report.md.jinja")
+    (directory / "report.md").write_text(text.render(content, has_figures=True), encoding="utf-8")
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if step_summary:
-        without_figures = [_rendered(section) | {"figure_name": None} for section in made]
         with Path(step_summary).open("a", encoding="utf-8") as file:
-            file.write(text.render(**content, sections=without_figures))
+            file.write(text.render(content, has_figures=False))
     return directory / "report.html"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=160, facecolor="white")
 
 
 def _rendered(section: Section) -> dict[str, object]:
@@ -66,7 +66,6 @@ def _rendered(section: Section) -> dict[str, object]:
         "commands": section.commands,
         "table": None if section.frame is None else display.table(section.frame),
         "svg": None if section.figure is None else _svg(section.figure, section.name, section.alt),
-        "figure_name": None if section.figure is None else f"{section.name}.png",
     }
 
 
@@ -80,20 +79,18 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
     svg = svg[svg.index("<svg") :].replace(plot.INK, "var(--ink)").replace(plot.LINE, "var(--line)")
     head, rest = svg.split(">", 1)
     view_box = head.split('viewBox="')[1].split('"')[0]
-    label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return (
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view_box}" role="img" aria-label="{label}">{rest}'
-    )
+    attributes = f'viewBox="{view_box}" role="img" aria-label="{html.escape(alt)}"'
+    return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {attributes}>{rest}'
 
 
 # --- the terminal -----------------------------------------------------------------------------------------------------
 
 
-def show(results: Results, console: Console, target: float) -> None:
+def show(results: Results, made: Sequence[Section], console: Console) -> None:
     """Print every table."""
     console.print(summary(results))
     console.print()
-    for section in sections(results, target):
+    for section in made:
         if section.frame is not None:
             display.show(console, section.title, display.table(section.frame))
 
@@ -107,7 +104,7 @@ def show_training(results: Results, console: Console, directory: Path) -> None:
     display.show(console, "Training", display.table(few))
     directory.mkdir(parents=True, exist_ok=True)
     for quantity in ("loss", "accuracy"):
-        plot.training(epochs, quantity).savefig(directory / f"{quantity}.png", dpi=160, facecolor="white")
+        _save(plot.training(epochs, quantity), directory / f"{quantity}.png")
 
 
 def show_study(results: Results, console: Console, target: float) -> None:

@@ -238,7 +238,7 @@ def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, targ
         Section(
             name=f"time-to-accuracy-{dataset}",
             title=f"Time to {target:.0%} test accuracy on {dataset}",
-            text="Training time alone, evaluation not counted, until the first epoch that reaches the target; a point is "
+            text="Training time alone, evaluation not counted, to the first epoch that reaches the target; a point is "
             "a seed. A seed that never does is a miss: it counts as infinitely late in the median. Low and high: "
             "Wilson's 95 % interval of the share of seeds that got there.",
             frame=arrival,
@@ -266,8 +266,7 @@ def _other_sections(results: Results) -> list[Section]:
                 name="determinism",
                 title="Same seed, same bits?",
                 text="The same seed trained twice, compared bit for bit over every initial parameter, loss, gradient "
-                "and updated parameter. Without a first difference all bits were equal. PyTorch promises nothing across "
-                "thread counts: it splits sums differently.",
+                "and updated parameter. PyTorch promises nothing across thread counts: it splits sums differently.",
                 frame=checks,
                 commands=_commands(results, {check.session for check in results.checks}),
             )
@@ -304,9 +303,10 @@ def facts(results: Results) -> list[Fact]:
         for device in timings["device"].unique():
             made += _time_facts(timings[timings["device"] == device], device)
     for _, check in table.checks(results).iterrows():
-        first = check["first_difference"]
-        note = f"{check['device']}, {check['num_steps']} steps" + (f"; first: {first}" if first else "")
-        value = "bits differ" if first else "equal bits"
+        note = f"{check['device']}, {check['num_steps']} steps"
+        if not check["equal_bits"]:
+            note += f"; first: {check['first_difference']}"
+        value = "equal bits" if check["equal_bits"] else "bits differ"
         made.append(Fact(name=f"Same seed, {check['check']}", value=value, note=note))
     epochs = table.epochs(results)
     if not epochs.empty:

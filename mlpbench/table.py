@@ -284,6 +284,7 @@ def checks(results: Results) -> pd.DataFrame:
             "workload": str(check.config),
             "num_steps": check.num_steps,
             "num_stages": check.num_stages,
+            "equal_bits": check.first_difference is None,
             "first_difference": check.first_difference,
             "max_abs_difference": check.max_abs_difference,
             "final_abs_difference": check.final_abs_difference,
