@@ -142,6 +142,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.benchmark(timer=TIMER, **ours))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A run that selects nothing has measured nothing, which nobody wants to learn from an empty report."""
+    is_controller = session.config.getoption("dist", "no") != "no"
+    if not session.items and not is_controller:
+        pytest.exit(
+            "mlpbench: nothing is selected; `pytest bench/ --collect-only -q` lists what there is", returncode=2
+        )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A benchmark that takes a device runs on each that was asked for."""
     if "device" in metafunc.fixturenames:

@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 bad input (one line on standard error says what, where and
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -121,26 +122,30 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, not {text!r}")
+    return int(text)
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"an accuracy is above 0 and at most 1, not {text}")
+        raise argparse.ArgumentTypeError(f"an accuracy above 0 and at most 1, not {text!r}")
     return value
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            raise argparse.ArgumentTypeError(f"seeds such as 0-4 or 0,3,7, not {text!r}")
+        seeds += range(int(first), int(last or first) + 1)
     if not seeds:
-        raise argparse.ArgumentTypeError(f"no seeds in {text!r}")
+        raise argparse.ArgumentTypeError(f"at least one seed; {text!r} has none")
     return tuple(dict.fromkeys(seeds))
 
 
@@ -184,6 +189,7 @@ def _train(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed)
     config = override(RunConfig(), settings)
     study.check([config])
+    _make_folder(parsed.plots)
     console = display.console()
     sink = _Sink(parsed.results, ["mlpbench train", *_as_options(settings)])
     with TrainingProgress(1, console) as progress:
@@ -270,14 +276,20 @@ def _report(parsed: argparse.Namespace) -> int:
     for problem in results.problems:
         print(f"mlpbench: {problem}", file=sys.stderr)
     console = display.console()
+    _make_folder(parsed.output)
     made = sections.sections(results, parsed.target)
     report.show(results, made, console)
-    try:
-        written = report.write(results, made, parsed.output)
-    except OSError as error:
-        raise InputError(f"cannot write to {parsed.output}: {error.strerror}; choose another --output") from None
+    written = report.write(results, made, parsed.output)
     console.print(f"report: {written}")
     return 2 if results.problems else 0
+
+
+def _make_folder(path: Path) -> None:
+    """Find out before the work whether its output has a place."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}; choose another folder") from None
 
 
 def _as_options(settings: Sequence[str]) -> list[str]:

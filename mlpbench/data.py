@@ -155,7 +155,8 @@ def _torchvision(name: str, sha256: dict[str, str]) -> Dataset:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__
+    """What went wrong, without the list of mirrors that torchvision appends."""
+    return next(iter(str(error).splitlines()), "").rstrip(":") or type(error).__name__
 
 
 DATASETS: dict[str, Callable[[], Dataset]] = {

@@ -22,11 +22,10 @@ from mlpbench.store import Results
 
 
 def write(results: Results, made: Sequence[Section], directory: Path) -> Path:
-    """Write the report into a folder; returns the path of report.html.
+    """Write the report into an existing folder; returns the path of report.html.
 
     If `$GITHUB_STEP_SUMMARY` names a file, the Markdown (its figures left out) is appended to it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     for section in made:
         if section.frame is not None:
             section.frame.to_csv(directory / f"{section.name}.csv", index=False)
@@ -96,13 +95,12 @@ def show(results: Results, made: Sequence[Section], console: Console) -> None:
 
 
 def show_training(results: Results, console: Console, directory: Path) -> None:
-    """Print a training run's epochs (the first and last of many), and draw its loss and accuracy into a folder."""
+    """Print a run's epochs (the first and last of many), and draw loss and accuracy into an existing folder."""
     epochs = table.epochs(results)
     columns = ["epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "train_s"]
     shown = epochs[columns].assign(epoch=epochs["epoch"] + 1)
     few = shown if len(shown) <= 12 else pd.concat([shown.head(4), shown.tail(4)])
     display.show(console, "Training", display.table(few))
-    directory.mkdir(parents=True, exist_ok=True)
     for quantity in ("loss", "accuracy"):
         _save(plot.training(epochs, quantity), directory / f"{quantity}.png")
 
