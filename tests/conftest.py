@@ -1,0 +1,58 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No test judges a real duration, so neither does hypothesis.
+settings.register_profile("mlpbench", settings(deadline=None))
+settings.load_profile("mlpbench")
+
+MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """The folder that has MNIST, as torchvision lays it out."""
+    folder = os.environ.get("MLPBENCH_DATA")
+    if not folder or not all((Path(folder) / "MNIST" / "raw" / name).is_file() for name in MNIST_FILES):
+        pytest.skip("needs MNIST's four files in $MLPBENCH_DATA/MNIST/raw")
+    return Path(folder)
+
+
+@pytest.fixture
+def cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def restore_threads() -> Iterator[None]:
+    """For tests that train: the number of threads is a setting of the whole process."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, restore_threads: None) -> str:
+    """The name of a data set of 1,230 and 430 of the digits: an epoch takes milliseconds, its last batch is short."""
+    from mlpbench import data
+
+    digits = data.load("digits")
+    dataset = data.Dataset(
+        train=data.Images(images=digits.train.images[:1230], labels=digits.train.labels[:1230]),
+        test=data.Images(images=digits.test.images[:430], labels=digits.test.labels[:430]),
+    )
+    monkeypatch.setitem(data.DATASETS, "small", lambda: dataset)
+    return "small"
