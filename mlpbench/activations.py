@@ -48,7 +48,7 @@ class _Elu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = torch.where(x > 0, x, torch.expm1(x.clamp(max=0)))  # clamped: exp of a large x would be inf
+        y = torch.where(x > 0, x, torch.expm1(x))
         ctx.save_for_backward(y)
         return y
 

@@ -192,7 +192,7 @@ def _train(parsed: argparse.Namespace) -> int:
     _make_folder(parsed.plots)
     console = display.console()
     sink = _Sink(parsed.results, ["mlpbench train", *_as_options(settings)])
-    with TrainingProgress(1, console) as progress:
+    with TrainingProgress([config], console) as progress:
         results = study.run([config], sink.session.id, sink, progress)
     report.show_training(_results(sink.session, results), console, parsed.plots)
     console.print(f"results: {sink.path}; plots: {parsed.plots}")
@@ -219,7 +219,7 @@ def _study(parsed: argparse.Namespace) -> int:
         command += [f"--{name}", *getattr(parsed, name)] if getattr(parsed, name) else []
     command += ["--seeds", ",".join(map(str, parsed.seeds))] if parsed.seeds else []
     sink = _Sink(parsed.results, [*command, *_as_options(settings)], parsed.preset)
-    with TrainingProgress(len(configs), console) as progress:
+    with TrainingProgress(configs, console) as progress:
         results = study.run(configs, sink.session.id, sink, progress)
     report.show_study(_results(sink.session, results), console, parsed.target)
     console.print(f"results: {sink.path}")

@@ -10,8 +10,9 @@ import contextlib
 import functools
 import hashlib
 import io
+import math
 import os
-import urllib.error
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,34 +130,60 @@ _MNIST_SHA256 = {
 
 
 def _torchvision(name: str, sha256: dict[str, str]) -> Dataset:
-    """MNIST or one of its kin, from disk or the network."""
+    """MNIST or one of its kin, from disk or the network; files with a known digest are checked before they are read."""
     import torchvision.datasets
 
-    dataset_class = getattr(torchvision.datasets, name)
-    root = data_dir()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints a traceback for every mirror that fails
-            halves = [dataset_class(root, train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError, urllib.error.URLError, ValueError, EOFError) as error:
-        raise InputError(
-            f"no usable {name} in {root / name}, and it could not be downloaded ({_one_line(error)}); "
-            "point MLPBENCH_DATA or --data at a folder that has it, or use --set dataset=digits, which needs no network"
-        ) from None
+    folder = data_dir() / name / "raw"
+    if not all((folder / file_name).exists() for file_name in _MNIST_SHA256):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints a traceback for every mirror that fails
+                getattr(torchvision.datasets, name)(data_dir(), download=True)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"no {name} in {folder}, and it could not be downloaded ({_one_line(error)}); point MLPBENCH_DATA or "
+                "--data at a folder that has it, or use --set dataset=digits, which needs no network"
+            ) from None
     for file_name, expected in sha256.items():
-        path = root / name / "raw" / file_name
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise InputError(f"{path} is not the published file (its SHA-256 differs); delete it to download it again")
-    return Dataset(
-        **{
-            half: Images(images=part.data, labels=part.targets.to(torch.int64))
-            for half, part in zip(("train", "test"), halves, strict=True)
-        }
+        if hashlib.sha256(_read(folder / file_name)).hexdigest() != expected:
+            raise InputError(
+                f"{folder / file_name} is not the published file (its SHA-256 differs); delete it to download it again"
+            )
+    train, test = (
+        Images(
+            images=_idx(folder / f"{half}-images-idx3-ubyte", 3), labels=_idx(folder / f"{half}-labels-idx1-ubyte", 1)
+        )
+        for half in ("train", "t10k")
     )
+    if any(len(half.images) != len(half.labels) for half in (train, test)):
+        raise InputError(f"images and labels in {folder} differ in number; delete them to download them again")
+    return Dataset(train=train, test=test)
 
 
 def _one_line(error: Exception) -> str:
     """What went wrong, without the list of mirrors that torchvision appends."""
     return next(iter(str(error).splitlines()), "").rstrip(":") or type(error).__name__
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _idx(path: Path, num_dimensions: int) -> Tensor:
+    """An IDX file of unsigned bytes, images (N, 28, 28) uint8 or labels (N,) int64.
+
+    Read here because torchvision's reader trusts the header, and prefers its own old cache to the files.
+    """
+    content = _read(path)
+    header = 4 + 4 * num_dimensions
+    shape = struct.unpack(f">{num_dimensions}I", content[4:header].ljust(4 * num_dimensions, b"\0"))
+    is_whole = content[:4] == bytes((0, 0, 8, num_dimensions)) and len(content) == header + math.prod(shape)
+    values = torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy() if is_whole else np.empty(0))
+    if not is_whole or shape[1:] not in ((), (SIDE, SIDE)) or (num_dimensions == 1 and values.max() >= NUM_CLASSES):
+        raise InputError(f"{path} is damaged; delete it to download it again")
+    return values.to(torch.int64) if num_dimensions == 1 else values.reshape(shape)
 
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
@@ -228,6 +255,7 @@ class _PerSample(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 def dataloader_batches(half: Images, order: Tensor, batch_size: int, device: torch.device) -> Batches:
     """The tutorial's own loop: a DataLoader of single transformed images, in the same order and of the same bits."""
-    loader = DataLoader(_PerSample(half), batch_size=batch_size, sampler=order.tolist())
+    own = torch.Generator()  # or the loader would draw from the global one
+    loader = DataLoader(_PerSample(half), batch_size=batch_size, sampler=order.tolist(), generator=own)
     for x, y in loader:
         yield x.flatten(1).to(device), y.to(device)

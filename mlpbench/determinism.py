@@ -12,7 +12,7 @@ def derive_seed(seed: int, *stream: str | int) -> int:
     >>> derive_seed(0, "initialisation") == derive_seed(0, "batch order", 0)
     False
     """
-    name = "/".join(map(str, (seed, *stream)))
+    name = "/".join(map(repr, (seed, *stream)))
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
 
 

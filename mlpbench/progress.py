@@ -1,10 +1,11 @@
-"""Show how training goes: a live bar on a terminal, a line an epoch elsewhere."""
+"""Show how training goes: a live bar and a line a run on a terminal, a line an epoch elsewhere."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from mlpbench.records import RunConfig
 from mlpbench.trainer import Epoch
@@ -20,22 +21,21 @@ def epoch_line(epoch: Epoch, num_epochs: int) -> str:
 
 
 class TrainingProgress:
-    """Progress over a number of runs; a context manager, and the observer of `study.run`."""
+    """Progress over the runs of these configs; a context manager, and the observer of `study.run`."""
 
-    def __init__(self, num_runs: int, console: Console) -> None:
+    def __init__(self, configs: Sequence[RunConfig], console: Console) -> None:
         self._console = console
-        self._num_runs = num_runs
+        self._num_runs = len(configs)
         self._run = 0
-        self._num_epochs = 0
         self._live = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("epochs  {task.fields[latest]}"),
+            TaskProgressColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
+        self._task = self._live.add_task("", total=sum(config.num_epochs for config in configs))
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -49,16 +49,14 @@ class TrainingProgress:
     def start(self, config: RunConfig) -> None:
         """A run begins."""
         self._run += 1
-        self._num_epochs = config.num_epochs
-        title = f"run {self._run}/{self._num_runs}: {config}"
-        self._task = self._live.add_task(title, total=config.num_epochs, latest="")
-        if not self._console.is_terminal:
-            self._console.print(title)
+        self._config = config
+        self._console.print(f"run {self._run}/{self._num_runs}: {config}")
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch of it is over."""
-        if self._console.is_terminal:
-            latest = f"loss {epoch.train_loss:.4f}  test accuracy {epoch.test_accuracy:.4f}"
-            self._live.update(self._task, advance=1, latest=latest)
-        else:
-            self._console.print(epoch_line(epoch, self._num_epochs))
+        line = epoch_line(epoch, self._config.num_epochs)
+        is_last = epoch.index + 1 == self._config.num_epochs
+        if is_last or not self._console.is_terminal:
+            self._console.print(line)
+        latest = f"epoch {epoch.index + 1}/{self._config.num_epochs}  test accuracy {epoch.test_accuracy:.4f}"
+        self._live.update(self._task, advance=1, description=latest)

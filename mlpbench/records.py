@@ -83,6 +83,9 @@ class RunConfig:
                 f"weight_decay={self.weight_decay}, momentum={self.momentum}"
             )
 
+        if self.optimizer == "nesterov" and self.momentum == 0:
+            raise InputError("nesterov needs a momentum above 0; without one, use optimizer sgd")
+
     def __str__(self) -> str:
         """The fields that differ from the defaults, as `--set` takes them; `default` if none does.
 

@@ -63,27 +63,29 @@ def time_block(call: Callable[[], object], iterations: int, clock: Callable[[], 
 
 
 def warm_up(call: Callable[[], object], limit_s: float, clock: Callable[[], float] = clock) -> tuple[int, float, bool]:
-    """Call until two successive blocks agree or the limit is reached.
+    """Call until a block is long enough, and then until two successive blocks agree or the limit is reached.
+
+    The first call is not counted: it may load libraries, and would pass for a block.
 
     Returns:
         The number of calls that fill a block, the seconds spent, and whether the blocks agreed.
     """
     start = clock()
+    call()
     iterations = 1
     previous_ns = 0
     while True:
         block_ns = time_block(call, iterations, clock)
-        spent_s = clock() - start
-        if block_ns < MIN_BLOCK_S * 1e9:  # also true of the first, slow call of something fast, once it repeats
-            per_call_ns = max(block_ns / iterations, 1)
-            iterations = max(iterations + 1, min(10 * iterations, round(1.1 * MIN_BLOCK_S * 1e9 / per_call_ns)))
+        if block_ns < MIN_BLOCK_S * 1e9:
+            wanted = round(1.1 * MIN_BLOCK_S * 1e9 * iterations / max(block_ns, 1))
+            iterations = min(max(wanted, iterations + 1), 10 * iterations)
             previous_ns = 0
-        elif abs(block_ns - previous_ns) <= SETTLED_RATIO * block_ns:
-            return iterations, spent_s, True
-        else:
-            previous_ns = block_ns
-        if spent_s >= limit_s:
-            return iterations, spent_s, False
+            continue
+        settled = abs(block_ns - previous_ns) <= SETTLED_RATIO * block_ns
+        spent_s = clock() - start
+        if settled or (previous_ns and spent_s >= limit_s):
+            return iterations, spent_s, settled
+        previous_ns = block_ns
 
 
 def ready(

@@ -74,7 +74,8 @@ class Trainer:
         self._train_x, self._train_y = data.resident(config.dataset, "train", folder, self._device)
         self._test_x, self._test_y = data.resident(config.dataset, "test", folder, self._device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(config.seed, "initialisation"))
+            # not torch.manual_seed, which seeds the GPUs' generators too
+            torch.default_generator.manual_seed(derive_seed(config.seed, "initialisation"))
             self.model = MODELS[config.model](config, self._train_x.shape[1], data.NUM_CLASSES).to(self._device)
         self._initial = deepcopy(self.model.state_dict())
         self.reset()

@@ -31,6 +31,7 @@ BAD_INPUT = {
     "unknown field": (["train", "--set", "nope=1"], "batch_size"),
     "setting without a value": (["train", "--set", "lr"], "field=value"),
     "value of the wrong type": (["train", "--set", "lr=fast"], "lr"),
+    "nesterov without momentum": (["train", "--set", "optimizer=nesterov", "--set", "momentum=0"], "momentum"),
     "value out of range": (["train", "--set", "batch_size=0"], "batch_size"),
     "activations that do not fit": (["train", "--set", "hidden_sizes=8,8"], "hidden layers"),
     "unknown activation": (["study", "--activations", "nope"], "leaky_relu"),

@@ -47,9 +47,9 @@ def test_every_derived_seed_is_taken_by_torch(seed, stream):
 
 
 def test_derived_seeds_never_change():
-    assert derive_seed(0, "initialisation") == 7468651415672199707
-    assert derive_seed(0, "batch order", 0) == 9067174970374695856
-    assert derive_seed(2**63 - 1, "batch order", 132) == 188059394612893755
+    assert derive_seed(0, "initialisation") == 5448143865331015760
+    assert derive_seed(0, "batch order", 0) == 5675756541632328959
+    assert derive_seed(2**63 - 1, "batch order", 132) == 109785955670012045
 
 
 # --- digests
