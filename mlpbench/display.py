@@ -46,8 +46,8 @@ def seconds(value: float) -> str:
 
 def _significant(value: float) -> str:
     """Three significant digits, no exponent."""
-    digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}"
+    exponent = int(f"{value:.2e}".split("e")[1])  # after rounding: 9.999 has two digits before the point
+    return f"{value:.{max(0, 2 - exponent)}f}"
 
 
 # How the numbers of a column are shown, by the end of its name; the first that fits.
@@ -69,7 +69,7 @@ def cell(column: str, value: Any) -> Cell:
     ('1.20 ms', '4.60×', '93.8 %')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return Cell(MISSING, math.inf)
+        return Cell(MISSING, "")
     if isinstance(value, bool):
         return Cell("yes" if value else "no", value)
     if isinstance(value, int):

@@ -59,6 +59,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and repeat a single activation for every hidden layer."""
+        if not self.hidden_sizes:
+            raise InputError("hidden_sizes must name at least one layer")
         if len(self.activations) == 1:
             object.__setattr__(self, "activations", self.activations * len(self.hidden_sizes))
         if len(self.activations) != len(self.hidden_sizes):
@@ -232,6 +234,11 @@ class Block:
     device_ns: int | None = None
     flags: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a block in which nothing was timed."""
+        if self.iterations < 1 or self.wall_ns < 1:
+            raise InputError(f"a block has calls and takes time, not {self.iterations} calls in {self.wall_ns} ns")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
@@ -249,6 +256,20 @@ class TrainResult:
     train_s: tuple[float, ...]  # the clock is stopped while evaluating
     evaluate_s: tuple[float, ...]
     digests: tuple[tuple[str, str], ...]  # ("initial" | "final", digest of the parameters)
+
+    def __post_init__(self) -> None:
+        """Refuse curves that are shorter or longer than the run."""
+        for name in (
+            "train_loss",
+            "train_accuracy",
+            "last_loss",
+            "test_loss",
+            "test_accuracy",
+            "train_s",
+            "evaluate_s",
+        ):
+            if len(getattr(self, name)) != self.config.num_epochs:
+                raise InputError(f"{name} has {len(getattr(self, name))} entries for {self.config.num_epochs} epochs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@
 import html
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,11 +25,13 @@ from mlpbench.store import Results
 def write(results: Results, made: Sequence[Section], directory: Path) -> Path:
     """Write the report into an existing folder; returns the path of report.html.
 
+    What UTF-8 cannot hold (a skip's reason may name a path that is not) is written with backslashes.
+
     If `$GITHUB_STEP_SUMMARY` names a file, the Markdown (its figures left out) is appended to it.
     """
     for section in made:
         if section.frame is not None:
-            section.frame.to_csv(directory / f"{section.name}.csv", index=False)
+            section.frame.to_csv(directory / f"{section.name}.csv", index=False, errors="backslashreplace")
         if section.figure is not None:
             _save(section.figure, directory / f"{section.name}.png")
     templates = jinja2.Environment(
@@ -42,12 +45,13 @@ def write(results: Results, made: Sequence[Section], directory: Path) -> Path:
         "version": mlpbench.__version__,
     }
     page = templates.get_template("report.html.jinja").render(content)
-    (directory / "report.html").write_text(page, encoding="utf-8")
+    (directory / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     text = templates.get_template("report.md.jinja")
-    (directory / "report.md").write_text(text.render(content, has_figures=True), encoding="utf-8")
+    markdown = text.render(content, has_figures=True)
+    (directory / "report.md").write_text(markdown, encoding="utf-8", errors="backslashreplace")
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if step_summary:
-        with Path(step_summary).open("a", encoding="utf-8") as file:
+        with Path(step_summary).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text.render(content, has_figures=False))
     return directory / "report.html"
 
@@ -75,6 +79,7 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # names that repeat from figure to figure, and nothing refers to
     svg = svg[svg.index("<svg") :].replace(plot.INK, "var(--ink)").replace(plot.LINE, "var(--line)")
     head, rest = svg.split(">", 1)
     view_box = head.split('viewBox="')[1].split('"')[0]

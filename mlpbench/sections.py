@@ -135,14 +135,20 @@ def _suite_sections(results: Results, name: str, suite: _Suite, blocks: pd.DataF
                 title=suite.title if len(set(workloads)) == 1 else f"{suite.title}: {workload}",
                 text=f"{suite.text} Workload: {_workload(first['config'].iloc[0], suite)}.",
                 frame=shown,
-                figure=plot.scaling(drawn, suite.category, suite.size_label)
-                if suite.size_label
-                else plot.times(drawn, suite.category),
+                figure=_suite_figure(suite, drawn),
                 alt=f"{suite.title}, median: {spoken}.",
                 commands=_commands(results, set(part["session"])),
             )
         )
     return made
+
+
+def _suite_figure(suite: _Suite, blocks: pd.DataFrame) -> Figure | None:
+    if blocks.empty:
+        return None
+    if suite.size_label:
+        return plot.scaling(blocks, suite.category, suite.size_label)
+    return plot.times(blocks, suite.category)
 
 
 def _workload(config: RunConfig, suite: _Suite) -> str:
@@ -219,6 +225,7 @@ def _is_tutorial(config: RunConfig) -> bool:
 
 def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, target: float) -> list[Section]:
     commands = _commands(results, set(epochs["session"]))
+    file_name = "".join(c if c.isalnum() else "-" for c in dataset)
     accuracies = table.accuracies(epochs).drop(columns="dataset")
     targets = table.targets(epochs, target)
     arrival = table.time_to_accuracy(targets).drop(columns="dataset")
@@ -226,7 +233,7 @@ def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, targ
     reached = ", ".join(f"{row['label']} {row['num_reached']} of {row['num_seeds']}" for _, row in arrival.iterrows())
     return [
         Section(
-            name=f"accuracy-{dataset}",
+            name=f"accuracy-{file_name}",
             title=f"Accuracy by epoch on {dataset}",
             text="Test accuracy after each epoch: mean over seeds, band from the worst to the best seed. The table has "
             "the last epoch; low and high are a 95 % interval of the mean.",
@@ -236,7 +243,7 @@ def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, targ
             commands=commands,
         ),
         Section(
-            name=f"time-to-accuracy-{dataset}",
+            name=f"time-to-accuracy-{file_name}",
             title=f"Time to {target:.0%} test accuracy on {dataset}",
             text="Training time alone, evaluation not counted, to the first epoch that reaches the target; a point is "
             "a seed. A seed that never does is a miss: it counts as infinitely late in the median. Low and high: "

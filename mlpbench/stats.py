@@ -4,6 +4,7 @@ An interval that cannot be computed at the asked confidence is as wide as it can
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,15 +56,19 @@ def ratio_interval(baseline: Sequence[float], contender: Sequence[float], confid
     logs = np.log(np.asarray(contender, dtype=float)) - np.log(np.asarray(baseline, dtype=float))
     mean = float(logs.mean())
     if len(logs) < 2:
-        return Interval(estimate=math.exp(mean), low=0.0, high=math.inf, coverage=1.0)
+        return Interval(estimate=_exp(mean), low=0.0, high=math.inf, coverage=1.0)
     spread = float(logs.std(ddof=1)) / math.sqrt(len(logs))
     half_width = float(scipy_stats.t.ppf((1 + confidence) / 2, len(logs) - 1)) * spread
     return Interval(
-        estimate=math.exp(mean),
-        low=math.exp(mean - half_width),
-        high=math.exp(mean + half_width),
+        estimate=_exp(mean),
+        low=_exp(mean - half_width),
+        high=_exp(mean + half_width),
         coverage=confidence,
     )
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < math.log(sys.float_info.max) else math.inf
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

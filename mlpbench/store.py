@@ -8,6 +8,7 @@ One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A fil
 that a killed process loses at most the line it was writing.
 """
 
+import errno
 import json
 import math
 import os
@@ -121,7 +122,8 @@ def append(path: Path, record: Record) -> None:
     with path.open("a+b", buffering=0) as file:
         if file.seek(0, os.SEEK_END) and _last_byte(file) != b"\n":
             line = b"\n" + line
-        file.write(line)
+        if file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, "only a part of the record was written; is the disk full?")
 
 
 def _last_byte(file: typing.BinaryIO | Any) -> bytes:
@@ -154,14 +156,14 @@ def decode(line: str) -> Record:
     """
     try:
         content = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError also for a number of too many digits
         raise _DamageError("not JSON") from None
     if not isinstance(content, dict) or "kind" not in content or "schema" not in content:
         raise _DamageError("not an mlpbench record")
     kind, schema = content.pop("kind"), content.pop("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
+    if type(schema) is int and schema > SCHEMA:
         raise _DamageError(f"schema {schema} is newer than this mlpbench reads ({SCHEMA}); upgrade mlpbench")
-    if schema != SCHEMA or not isinstance(kind, str) or kind not in KINDS:
+    if type(schema) is not int or schema != SCHEMA or not isinstance(kind, str) or kind not in KINDS:
         raise _DamageError(f"unknown kind {kind!r} of schema {schema!r}")
     record: Record = _typed(KINDS[kind], content, kind)
     return record
@@ -176,7 +178,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return _typed_fields(hint, value, where)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return _typed_items(typing.get_args(hint), value, where)
-    if hint is float and (type(value) is int or value in ("nan", "inf", "-inf")):
+    if hint is float and (value in ("nan", "inf", "-inf") or (type(value) is int and abs(value) <= 2**53)):
         return float(value)
     if type(value) is not hint:
         raise _DamageError(f"{where} is {value!r:.40}")
@@ -187,7 +189,7 @@ def _typed_fields(record_type: type, value: dict[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(record_type)
     odd = sorted(set(value) ^ set(hints))
     if odd:
-        raise _DamageError(f"{where} has missing or unknown fields: {', '.join(odd)}")
+        raise _DamageError(f"{where} has missing or unknown fields: {', '.join(map(repr, odd))}")
     try:
         return record_type(**{name: _typed(hints[name], item, name) for name, item in value.items()})
     except InputError as error:
@@ -212,8 +214,9 @@ def load(paths: Iterable[Path]) -> Results:
     """
     results = Results()
     files = _files(paths)
+    seen: set[bytes] = set()
     for path in files:
-        _load_file(path, results)
+        _load_file(path, results, seen)
     if not results.sessions:
         raise InputError(f"no results in {', '.join(map(str, files))}; `pytest bench/` measures some")
     return results
@@ -222,35 +225,44 @@ def load(paths: Iterable[Path]) -> Results:
 def _files(paths: Iterable[Path]) -> list[Path]:
     files: dict[Path, Path] = {}
     for path in paths:
-        if path.is_dir():
-            found = sorted(path.rglob("*.jsonl"))
-            if not found:
-                raise InputError(f"no results (*.jsonl) under {path}; `pytest bench/` measures some")
-        elif path.exists():
-            found = [path]
-        else:
+        try:
+            found = sorted(file for file in path.rglob("*.jsonl") if file.is_file()) if path.is_dir() else [path]
+            exists = path.exists()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        if not exists:
             raise InputError(f"no such file or directory: {path}; `pytest bench/` measures some results")
+        if not found:
+            raise InputError(f"no results (*.jsonl) under {path}; `pytest bench/` measures some")
         files.update({file.resolve(): file for file in found})
     return list(files.values())
 
 
-def _load_file(path: Path, results: Results) -> None:
-    """Read one file into `results`; a file in which nothing is a record is foreign, not damaged."""
+def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
+    """Read one file into `results`, but for lines `seen` in another: a copy of a file is not more evidence.
+
+    A file in which nothing is a record is foreign, not damaged.
+    """
     damaged: list[str] = []
     num_records = 0
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            results.add(decode(line))
+            record = decode(line.decode())
+            if line not in seen:
+                results.add(record)
             num_records += 1
+        except UnicodeDecodeError:
+            damaged.append(f"line {number} is damaged (not UTF-8)")
         except _DamageError as error:
             cut = number == len(lines)  # every whole record ends with a newline
             damaged.append(f"line {number} is {'cut off' if cut else f'damaged ({error})'}")
+    seen.update(lines)
     if damaged and not num_records:
         raise InputError(f"{path} is not an mlpbench results file: {damaged[0]}")
     if damaged:

@@ -104,13 +104,15 @@ def _newest(results: Results) -> dict[str, Measurement]:
     """Measurements that have blocks, the last started of each identity; what ran in turns stays together."""
     with_blocks = {block.measurement for block in results.blocks}
     measured = [m for m in results.measurements.values() if m.id in with_blocks]
-    groups: dict[str, frozenset[RunConfig]] = {}
-    for m in measured:
-        groups[m.group] = groups.get(m.group, frozenset()) | {m.config}
-    newest: dict[object, Measurement] = {}
+    groups: dict[str, list[Measurement]] = {}
     for m in sorted(measured, key=lambda m: results.sessions[m.session].started_at):
-        machine = results.sessions[m.session].environment.machine
-        newest[machine, m.suite, m.operation, m.config, groups[m.group]] = m
+        groups.setdefault(m.group, []).append(m)
+    newest: dict[object, Measurement] = {}
+    for group in groups.values():
+        configs = tuple(m.config for m in group)
+        for place, m in enumerate(group):  # the same config may take part twice
+            machine = results.sessions[m.session].environment.machine
+            newest[machine, m.suite, m.operation, configs, place] = m
     return {m.id: m for m in newest.values()}
 
 
@@ -146,7 +148,7 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
         configs = {key: part.loc[part["measurement"] == key, "config"].iloc[0] for key in ids}
         names = dict(zip(ids, labels(list(configs.values())), strict=True))
         by_round = part.pivot_table(index="round", columns="measurement", values="seconds").dropna()
-        for contender in ids[1:]:
+        for contender in ids[1:] if len(by_round) else ():
             interval = stats.ratio_interval(by_round[ids[0]].tolist(), by_round[contender].tolist())
             rows.append(
                 {

@@ -218,9 +218,7 @@ def configs(draw, words: st.SearchStrategy[str] = names) -> RunConfig:
 
 
 # What a field holds, where its annotation says too little or too much.
-_FLOATS_AN_EPOCH = {
-    f.name: st.lists(any_floats, max_size=4).map(tuple) for f in fields(TrainResult) if "float" in str(f.type)
-}
+_CURVES = [f.name for f in fields(TrainResult) if "float" in str(f.type)]
 _PAIRS = st.lists(st.tuples(st.text(), st.text()), max_size=3).map(tuple)
 _CONFIG = configs(st.text(max_size=8))
 
@@ -230,9 +228,23 @@ environments = st.builds(
 sessions = st.builds(Session, environment=environments)
 measurements = st.builds(Measurement, config=_CONFIG, warm_up_s=finite_floats, samples_per_call=counts)
 timed_blocks = st.builds(
-    Block, wall_ns=counts, device_ns=st.none() | counts, flags=st.lists(st.text(), max_size=3).map(tuple)
+    Block,
+    iterations=st.integers(1, 2**40),
+    wall_ns=st.integers(1, 2**62),
+    device_ns=st.none() | counts,
+    flags=st.lists(st.text(), max_size=3).map(tuple),
 )
-train_results = st.builds(TrainResult, config=_CONFIG, digests=_PAIRS, **_FLOATS_AN_EPOCH)
+
+
+@st.composite
+def _train_results(draw) -> TrainResult:
+    num_epochs = draw(st.integers(1, 4))
+    curve = st.lists(any_floats, min_size=num_epochs, max_size=num_epochs).map(tuple)
+    config = replace(draw(_CONFIG), num_epochs=num_epochs)
+    return draw(st.builds(TrainResult, config=st.just(config), digests=_PAIRS, **dict.fromkeys(_CURVES, curve)))
+
+
+train_results = _train_results()
 checks = st.builds(
     Check,
     config=_CONFIG,

@@ -3,7 +3,7 @@
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from mlpbench.records import InputError, RunConfig, choose, format_value, grid, override
 from tests.strategies import ENVIRONMENT, configs, session
@@ -80,13 +80,11 @@ def test_default_config_reads_as_default():
     assert str(RunConfig()) == "default"
 
 
-@settings(deadline=None)
 @given(configs().filter(lambda config: config != RunConfig()))
 def test_a_configs_text_gives_back_the_config(config):
     assert override(RunConfig(), str(config).split()) == config
 
 
-@settings(deadline=None)
 @given(configs(), configs())
 def test_every_field_as_settings_turns_any_config_into_another(base, wanted):
     every = [f"{name}={format_value(getattr(wanted, name))}" for name in RunConfig.__slots__]

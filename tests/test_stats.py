@@ -58,7 +58,7 @@ def test_median_interval_of_one_value_is_that_value_without_coverage():
 @given(values)
 def test_median_is_the_textbooks_and_lies_in_its_interval(sample):
     interval = median_interval(sample)
-    assert interval.estimate == pytest.approx(statistics.median(sample), rel=1e-15)
+    assert interval.estimate == statistics.median(sample)
     assert interval.low <= interval.estimate <= interval.high
     assert {interval.low, interval.high} <= set(sample)
 
@@ -113,22 +113,19 @@ def test_ratio_of_one_pair_is_unbounded():
     assert (interval.low, interval.high) == (0.0, math.inf)
 
 
-@pytest.mark.xfail(reason="the bounds overflow", raises=OverflowError)
 def test_ratio_too_uncertain_for_a_float_is_unbounded():
     assert ratio_interval([1.0, 1.0], [1.0, 1e60]).high == math.inf
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
-@given(st.lists(st.floats(min_value=-1e6, max_value=1e6), min_size=2, max_size=12))
-def test_mean_interval_is_scipys(confidence, sample):
+@given(st.lists(st.integers(-(10**6), 10**6).map(lambda eighths: eighths / 8), min_size=2, max_size=12, unique=True))
+def test_mean_interval_is_scipys_t_interval(confidence, sample):
     interval = mean_interval(sample, confidence)
-    result = scipy_stats.ttest_1samp([*sample, *sample[:0]], 0.0) if len(set(sample)) > 1 else None
-    assert interval.estimate == pytest.approx(statistics.fmean(sample), abs=1e-9)
-    if result is None:
-        assert interval.low == pytest.approx(interval.high)
-    else:
-        bounds = result.confidence_interval(confidence)
-        assert (interval.low, interval.high) == pytest.approx((bounds.low, bounds.high), rel=1e-6, abs=1e-6)
+    mean, standard_error = statistics.fmean(sample), scipy_stats.sem(sample)
+    bounds = scipy_stats.t.interval(confidence, len(sample) - 1, loc=mean, scale=standard_error)
+    assert interval.estimate == pytest.approx(mean)
+    assert (interval.low, interval.high) == pytest.approx(bounds)
+    assert interval.coverage == confidence
 
 
 def test_mean_of_one_value_is_unbounded():

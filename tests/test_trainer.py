@@ -14,7 +14,6 @@ from mlpbench.optimizers import OPTIMIZERS
 from mlpbench.records import InputError, RunConfig
 from mlpbench.trainer import LOADERS, OPERATIONS, Trainer, check_names
 
-TIMES = {"train_s": (), "evaluate_s": ()}
 CHOSEN_NUM_THREADS = torch.get_num_threads()  # by PyTorch: no test has run yet
 
 every_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -28,9 +27,14 @@ def config(small):
     return RunConfig(dataset=small, num_epochs=1, num_threads=1)
 
 
+def without_times(result):
+    """What a run computed: the times alone may differ."""
+    zeros = (0.0,) * result.config.num_epochs
+    return replace(result, train_s=zeros, evaluate_s=zeros)
+
+
 def fit(config):
-    """What a run computed, without the times."""
-    return replace(Trainer(config).fit("session"), **TIMES)
+    return without_times(Trainer(config).fit("session"))
 
 
 def parameters_digest(trainer):
@@ -51,8 +55,7 @@ def test_a_second_fit_gives_the_same_losses_and_digests(config, engine, optimize
 @every_engine
 def test_a_trainer_fits_again_from_a_fresh_state(config, engine):
     trainer = Trainer(replace(config, engine=engine, optimizer="nesterov"))
-    first = replace(trainer.fit("session"), **TIMES)
-    assert first == replace(trainer.fit("session"), **TIMES)
+    assert without_times(trainer.fit("session")) == without_times(trainer.fit("session"))
 
 
 def test_a_fit_of_the_whole_digits_is_reproducible_and_learns(restore_threads):
