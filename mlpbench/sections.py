@@ -196,7 +196,9 @@ def _training_sections(results: Results, epochs: pd.DataFrame, target: float) ->
     if epochs.empty:
         return []
     made = []
-    tutorial = epochs[[_is_tutorial(config) for config in epochs["config"]]]
+    tutorial = epochs[[_is_tutorial(config) for config in epochs["config"]]].sort_values("num_epochs")
+    # a shorter run of the same seed is the beginning of the longer one, not another draw
+    tutorial = tutorial.drop_duplicates(["machine", "device", "loader", "seed", "epoch"], keep="last")
     if not tutorial.empty:
         made.append(
             Section(
