@@ -4,11 +4,13 @@ pytest-benchmark runs and shows; every round is also appended to `results/` as a
 """
 
 import dataclasses
+import os
+import shlex
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,12 +18,10 @@ from mlpbench import checks, data, environment, store, timing
 from mlpbench.records import Block, Check, InputError, Record, RunConfig, Session, Skip, choose, override
 from mlpbench.trainer import Trainer, check_names
 
-PLAIN = (
-    "benchmark_min_rounds",
-    "benchmark_min_time",
-    "benchmark_max_time",
-)  # as pytest-benchmark parses them
 SUITE = pytest.StashKey["Suite"]()
+# Options whose values are paths, which no record may hold, and which change nothing that is measured.
+PRIVATE = ("--results", "--benchmark-json", "--benchmark-storage", "--benchmark-histogram", "--basetemp", "--rootdir",
+           "--junitxml", "--junit-xml", "-c", "--config-file", "--confcutdir")  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,31 +46,61 @@ class Suite:
         check_names(self.base)
         one_device = any(setting.startswith("device=") for setting in settings)
         self.devices = [environment.resolve_device(self.base.device).type] if one_device else ["cpu", "cuda"]
-        shown = {"preset": self.preset_name, **named, "k": config.getoption("keyword")}
-        options = [f"-{'' if name == 'k' else '-'}{name} {value!s}" for name, value in shown.items() if value]
-        sets = [f"--set {setting}" for setting in config.getoption("set")]
-        self.command = " ".join(["pytest bench/", *options, *sets])
         is_distributed = config.getoption("dist", "no") != "no" or hasattr(config, "workerinput")
         self.is_recording = not (config.getoption("benchmark_disable") or is_distributed)
         self.results = Path(config.getoption("results") or config.rootpath / "results")
+        self.min_rounds = config.getoption("benchmark_min_rounds") if is_said(config, "--benchmark-min-rounds") else 0
         self.checks: list[Check] = []
         self.file: Path | None = None
+        self._command = command(config)
         self._session: Session | None = None
 
     @property
     def session(self) -> Session:
         """The session; it begins, in the file, when the first record needs it."""
         if self._session is None:
-            self._session = environment.start_session(self.command, self.preset_name)
-            self.file = store.results_file(self.results, environment.current(), datetime.now(UTC).date())
-            store.append(self.file, self._session)
+            session = environment.start_session(self._command, self.preset_name)
+            self.file = store.results_file(self.results, session.environment, datetime.now(UTC).date())
+            self.append(session)
+            self._session = session
         return self._session
 
     def append(self, record: Record) -> None:
-        """Write a record of this session, unless benchmarks are disabled."""
-        if self.is_recording:
-            assert self.file is not None, "a record names its session, which opens the file"
+        """Write a record; if that cannot be, stop, since what is measured from here on would be lost."""
+        assert self.file is not None, "a record names its session, which opens the file"
+        try:
             store.append(self.file, record)
+        except OSError as error:
+            pytest.exit(f"mlpbench: cannot write {self.file}: {error.strerror}; choose another --results", returncode=2)
+
+    def skip(self, operation: str, config: RunConfig, reason: str) -> NoReturn:
+        """Skip this test, on record."""
+        if self.is_recording:
+            self.append(Skip(session=self.session.id, operation=operation, config=config, reason=reason))
+        pytest.skip(reason)
+
+
+def is_said(config: pytest.Config, *flags: str) -> bool:
+    """Whether the user gave one of these options, be it with its default value."""
+    said = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    return any(str(argument).split("=")[0] in flags for argument in said)
+
+
+def command(config: pytest.Config) -> str:
+    """The command that measures this again, without what names a place on this machine."""
+    kept: list[str] = []
+    arguments = iter(map(str, config.invocation_params.args))
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if name in PRIVATE:
+            if not equals:
+                next(arguments, None)
+        elif Path(argument).is_absolute():
+            if Path(argument).is_relative_to(config.rootpath):
+                kept.append(str(Path(argument).relative_to(config.rootpath)))
+        else:
+            kept.append(argument)
+    return shlex.join(["pytest", *kept])
 
 
 class RoundTimer:
@@ -121,6 +151,7 @@ TIMER = RoundTimer()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse what cannot run before anything does."""
+    environment.current()  # before a workload changes the number of threads
     try:
         config.stash[SUITE] = Suite(config)
     except InputError as error:
@@ -128,24 +159,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give our benchmarks our clock and protocol; what the user said to pytest-benchmark itself goes first."""
-    preset = config.stash[SUITE].preset
-    protocol = dict(zip(PLAIN, (preset.rounds, timing.MIN_BLOCK_S, 0.0), strict=True))
-    usual = dict(zip(PLAIN, (5, 0.000005, 1.0), strict=True))
-    ours = {
-        name.removeprefix("benchmark_"): value
-        for name, value in protocol.items()
-        if float(config.getoption(name)) == usual[name]
-    }
+    """Give our benchmarks our clock, and our protocol where neither the user nor the benchmark's own mark has one."""
+    ours: dict[str, Any] = {}
+    if not is_said(config, "--benchmark-min-rounds"):
+        ours["min_rounds"] = config.stash[SUITE].preset.rounds
+    if not is_said(config, "--benchmark-min-time"):
+        ours["min_time"] = timing.MIN_BLOCK_S
+    if not is_said(config, "--benchmark-calibration-precision"):
+        ours["calibration_precision"] = 100  # estimate from a block of 1 ms, not by growing tenfold to 10 ms
+    if not is_said(config, "--benchmark-max-time", "--benchmark-precision"):
+        ours["max_time"] = 0.0  # so many rounds and no more
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.benchmark(timer=TIMER, **ours))
+            marked = item.get_closest_marker("benchmark")
+            kwargs = ours | (marked.kwargs if marked else {}) | {"timer": TIMER}
+            item.add_marker(pytest.mark.benchmark(**kwargs), append=False)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """A run that selects nothing has measured nothing, which nobody wants to learn from an empty report."""
-    is_controller = session.config.getoption("dist", "no") != "no"
-    if not session.items and not is_controller:
+    is_distributed = session.config.getoption("dist", "no") != "no" or hasattr(session.config, "workerinput")
+    if not session.items and not is_distributed:
         pytest.exit(
             "mlpbench: nothing is selected; `pytest bench/ --collect-only -q` lists what there is", returncode=2
         )
@@ -174,25 +208,25 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
     name = request.path.stem.removeprefix("test_")
 
     def run(operation: str, **fields: Any) -> None:
-        config = dataclasses.replace(suite.base, **fields)
+        config = suite.base
         try:
+            config = dataclasses.replace(suite.base, **fields)
             trainer = Trainer(config)
         except InputError as error:
             benchmark.skipped = True  # or pytest-benchmark warns of an unused fixture
-            if suite.is_recording:
-                suite.append(Skip(session=suite.session.id, operation=operation, config=config, reason=str(error)))
-            pytest.skip(str(error))
+            suite.skip(operation, config, str(error))
         call = trainer.operation(operation)
         benchmark.group = f"{name} {operation} {trainer.config.device}"
-        if not suite.is_recording:
+        if not suite.is_recording or benchmark.disabled:
             trainer.prepare(operation)
             benchmark(call)
             return
+        session = suite.session
         _, warm_up_s, settled = timing.ready(trainer, operation, suite.preset.warm_up_s)
         measurement = timing.describe(
             trainer,
             operation,
-            suite.session,
+            session,
             suite=name,
             group=uuid.uuid4().hex[:12],
             warm_up_s=warm_up_s,
@@ -200,21 +234,29 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
         )
         suite.append(measurement)
         benchmark.extra_info |= {
-            "session": suite.session.id,
+            "session": session.id,
             "measurement": measurement.id,
             "preset": suite.preset_name,
             "operation": operation,
             "workload": str(trainer.config),
             "clock": measurement.clock,
             "samples_per_call": measurement.samples_per_call,
+            "commit": session.environment.commit,
         }
         TIMER.follow(benchmark, measurement.id, suite.append)
-        if operation in timing.LONG_OPERATIONS:
-            prepare = lambda: trainer.prepare(operation)  # noqa: E731
-            benchmark.pedantic(call, setup=prepare, rounds=suite.preset.epoch_rounds)
-        else:
-            benchmark(call)
-        TIMER.flush()
+        try:
+            if operation in timing.LONG_OPERATIONS:
+
+                def prepare() -> None:
+                    TIMER.flush()
+                    trainer.prepare(operation)
+
+                rounds = max(suite.preset.epoch_rounds, suite.min_rounds)
+                benchmark.pedantic(call, setup=prepare, rounds=rounds)
+            else:
+                benchmark(call)
+        finally:
+            TIMER.flush()
 
     return run
 
@@ -228,13 +270,10 @@ def checked(suite: Suite) -> Callable[..., None]:
         try:
             record = checks.check(name, config, suite.session.id if suite.is_recording else "-")
         except InputError as error:
-            if suite.is_recording:
-                suite.append(
-                    Skip(session=suite.session.id, operation=f"check {name}", config=config, reason=str(error))
-                )
-            pytest.skip(str(error))
+            suite.skip(f"check {name}", config, str(error))
         suite.checks.append(record)
-        suite.append(record)
+        if suite.is_recording:
+            suite.append(record)
 
     return run
 
@@ -247,15 +286,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for check in suite.checks:
         found = "equal bits" if check.first_difference is None else f"first difference: {check.first_difference}"
         terminalreporter.line(f"same seed, {check.name} ({check.config.device}, {check.num_steps} steps): {found}")
-    if suite.file is not None:
+    if suite.file is not None and suite.file.exists():
         terminalreporter.line(f"results: {suite.file}; `mlpbench report` makes tables and figures of them")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """Leave out the host's name and what changes from run to run; add our fingerprint, as plain values."""
+    """Leave out the host's name and what changes from run to run; add the machine and stack, as plain values."""
     machine_info.pop("node", None)
     for volatile in ("hz_actual", "hz_actual_friendly"):
         machine_info.get("cpu", {}).pop(volatile, None)
     fingerprint = dataclasses.asdict(environment.current())
-    machine_info["mlpbench"] = fingerprint | {"variables": dict(fingerprint["variables"])}
+    for of_the_run in ("commit", "dirty", "variables"):
+        del fingerprint[of_the_run]
+    machine_info["mlpbench"] = fingerprint

@@ -99,4 +99,5 @@ def check(name: str, config: RunConfig, session_id: str) -> Check:
 def _distance(one: Trace, other: Trace, stages: list[str]) -> float:
     """The largest difference; equal bits are no distance apart, not even those of a NaN."""
     apart = [stage for stage in stages if one[stage].tobytes() != other[stage].tobytes()]
-    return max((float(np.abs(one[stage].astype(np.float64) - other[stage]).max()) for stage in apart), default=0.0)
+    with np.errstate(invalid="ignore"):  # infinity from infinity, in a run that diverged
+        return max((float(np.abs(one[stage].astype(np.float64) - other[stage]).max()) for stage in apart), default=0.0)

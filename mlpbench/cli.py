@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 import mlpbench
 from mlpbench.records import (
+    DEFAULT_TARGET,
     Block,
     InputError,
     Measurement,
@@ -25,7 +27,7 @@ from mlpbench.records import (
     choose,
     override,
 )
-from mlpbench.store import Results, append, load, results_file
+from mlpbench.store import Results, append, load, newest_file, results_file
 
 RESULTS = Path("results")
 
@@ -78,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--optimizers", nargs="+", metavar="NAME")
     study.add_argument("--seeds", type=_seeds, metavar="A-B", help="for example 0-4 or 0,3,7")
-    study.add_argument("--target", type=_fraction, default=0.9, help="accuracy for the time-to-accuracy table")
+    study.add_argument(
+        "--target", type=_fraction, default=DEFAULT_TARGET, help="accuracy for the time-to-accuracy table"
+    )
     _add_workload(study)
     study.set_defaults(run=_study)
 
@@ -105,10 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="PATH",
-        help="results files or folders (default: what the machine that measured last left in results/)",
+        help="results files or folders (default: the file in results/ that was written last)",
     )
     report.add_argument("--output", type=Path, default=RESULTS / "report", metavar="DIR")
-    report.add_argument("--target", type=_fraction, default=0.9, help="accuracy for the time-to-accuracy table")
+    report.add_argument(
+        "--target", type=_fraction, default=DEFAULT_TARGET, help="accuracy for the time-to-accuracy table"
+    )
     report.set_defaults(run=_report)
     return parser
 
@@ -162,7 +168,7 @@ class _Sink:
     def __init__(self, root: Path, command: Sequence[str], preset: str = "-") -> None:
         from mlpbench import environment
 
-        self.session: Session = environment.start_session(" ".join(command), preset)
+        self.session: Session = environment.start_session(shlex.join(command), preset)
         self.path = results_file(root, self.session.environment, datetime.now(UTC).date())
         self(self.session)
 
@@ -191,10 +197,13 @@ def _train(parsed: argparse.Namespace) -> int:
     study.check([config])
     _make_folder(parsed.plots)
     console = display.console()
-    sink = _Sink(parsed.results, ["mlpbench train", *_as_options(settings)])
+    sink = _Sink(parsed.results, ["mlpbench", "train", *_as_options(settings)])
     with TrainingProgress([config], console) as progress:
         results = study.run([config], sink.session.id, sink, progress)
-    report.show_training(_results(sink.session, results), console, parsed.plots)
+    try:
+        report.show_training(_results(sink.session, results), console, parsed.plots)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename or parsed.plots}: {error.strerror}") from None
     console.print(f"results: {sink.path}; plots: {parsed.plots}")
     return 0
 
@@ -205,16 +214,21 @@ def _study(parsed: argparse.Namespace) -> int:
 
     preset = choose(study.STUDIES, parsed.preset, "preset")
     settings = _settings(parsed)
+    axes = {"activations": "--activations", "optimizer": "--optimizers", "seed": "--seeds"}
+    for setting in settings:
+        if setting.split("=")[0] in axes:
+            raise InputError(f"a study varies this field: use {axes[setting.split('=')[0]]} instead of --set {setting}")
     plan = study.Study(
         base=override(preset.base, settings),
         activations=tuple(tuple(a.split(",")) for a in parsed.activations or ()) or preset.activations,
         optimizers=tuple(parsed.optimizers or preset.optimizers),
         seeds=parsed.seeds or preset.seeds,
+        has_usual_lr=not any(setting.startswith("lr=") for setting in settings),
     )
     configs = plan.configs()
     study.check(configs)
     console = display.console()
-    command = ["mlpbench study", "--preset", parsed.preset]
+    command = ["mlpbench", "study", "--preset", parsed.preset]
     for name in ("activations", "optimizers"):
         command += [f"--{name}", *getattr(parsed, name)] if getattr(parsed, name) else []
     command += ["--seeds", ",".join(map(str, parsed.seeds))] if parsed.seeds else []
@@ -234,13 +248,15 @@ def _time(parsed: argparse.Namespace) -> int:
     choose(dict.fromkeys(OPERATIONS), parsed.operation, "operation")
     settings = _settings(parsed)
     base = override(RunConfig(), settings)
+    if any(len(vary) < 2 for vary in parsed.vary):
+        raise InputError("--vary takes at least two settings: --vary optimizer=sgd optimizer=adam")
     if len({len(vary) for vary in parsed.vary}) > 1:
         raise InputError("every --vary needs the same number of settings: the n-th of each go together")
     configs = [override(base, together) for together in zip(*parsed.vary, strict=True)] or [base]
     trainers = [Trainer(config) for config in configs]
     is_long = parsed.operation in timing.LONG_OPERATIONS
     rounds = parsed.rounds or (preset.epoch_rounds if is_long else preset.rounds)
-    command = ["mlpbench time", parsed.operation, "--preset", parsed.preset, "--rounds", str(rounds)]
+    command = ["mlpbench", "time", parsed.operation, "--preset", parsed.preset, "--rounds", str(rounds)]
     for vary in parsed.vary:
         command += ["--vary", *vary]
     sink = _Sink(parsed.results, [*command, *_as_options(settings)], parsed.preset)
@@ -268,18 +284,17 @@ def _time(parsed: argparse.Namespace) -> int:
 def _report(parsed: argparse.Namespace) -> int:
     from mlpbench import display, report, sections
 
-    results = load(parsed.paths or [RESULTS])
-    if not parsed.paths:
-        results, others = results.of_newest_machine()
-        if others:
-            print(f"other machines in {RESULTS}/, not in this report: {', '.join(others)}", file=sys.stderr)
+    results = load(parsed.paths or [newest_file(RESULTS)])
     for problem in results.problems:
         print(f"mlpbench: {problem}", file=sys.stderr)
     console = display.console()
     _make_folder(parsed.output)
     made = sections.sections(results, parsed.target)
     report.show(results, made, console)
-    written = report.write(results, made, parsed.output)
+    try:
+        written = report.write(results, made, parsed.output, parsed.target)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename or parsed.output}: {error.strerror}") from None
     console.print(f"report: {written}")
     return 2 if results.problems else 0
 
@@ -293,7 +308,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _as_options(settings: Sequence[str]) -> list[str]:
-    return [f"--set {setting}" for setting in settings]
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def _results(session: Session, records: Iterable[Record]) -> Results:

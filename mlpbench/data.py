@@ -9,6 +9,7 @@ Shapes: N images, B batch, D = 28 * 28 pixels.
 import contextlib
 import functools
 import hashlib
+import http.client
 import io
 import math
 import os
@@ -138,7 +139,7 @@ def _torchvision(name: str, sha256: dict[str, str]) -> Dataset:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints a traceback for every mirror that fails
                 getattr(torchvision.datasets, name)(data_dir(), download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise InputError(
                 f"no {name} in {folder}, and it could not be downloaded ({_one_line(error)}); point MLPBENCH_DATA or "
                 "--data at a folder that has it, or use --set dataset=digits, which needs no network"

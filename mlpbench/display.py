@@ -80,12 +80,13 @@ def cell(column: str, value: Any) -> Cell:
 
 
 def table(frame: pd.DataFrame) -> Table:
-    """A frame as text; a column that holds one machine's name throughout is left out."""
-    names = [name for name in frame.columns if not (name == "machine" and len(set(frame[name])) <= 1)]
+    """A frame as text; a column that names the same machine or stack throughout is left out."""
+    constant = [name for name in ("machine", "torch", "commit") if name in frame and len(set(frame[name])) <= 1]
+    names = [name for name in frame.columns if name not in constant]
     records = frame[names].astype(object).to_dict("records")
     return Table(
         columns=tuple(_heading(str(name)) for name in names),
-        is_number=tuple(pd.api.types.is_numeric_dtype(frame[name]) for name in names),
+        is_number=tuple(pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool for name in names),
         rows=tuple(tuple(cell(str(name), record[name]) for name in names) for record in records),
     )
 

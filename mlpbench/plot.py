@@ -149,7 +149,7 @@ def time_to_accuracy(frame: pd.DataFrame, target: float) -> Figure:
     data = frame.assign(name=frame["label"].map(names))
     with _figure(1.0 + 0.55 * len(names)) as (figure, (axes,)):
         sns.stripplot(data, x="seconds_to_target", y="name", hue="name", jitter=False, size=7, alpha=0.7, ax=axes)
-        axes.set(xlabel=f"training time to {target:.0%} test accuracy (s)", ylabel="")
+        axes.set(xlabel=f"training time to {target:.0%} (s)", ylabel="")
         slowest = data["seconds_to_target"].max()
         axes.set_xlim(0, 1 if pd.isna(slowest) else 1.1 * slowest)
     return figure

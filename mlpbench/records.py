@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+DEFAULT_TARGET = 0.9  # test accuracy for time-to-accuracy
+
 
 class InputError(ValueError):
     """The user asked for something that is not there: one clear line (what, where, what to do), exit code 2."""
@@ -31,6 +33,10 @@ def choose(registry: Mapping[str, T], name: str, what: str) -> T:
     if name not in registry:
         raise InputError(f"unknown {what} {name!r}; known: {', '.join(registry)}")
     return registry[name]
+
+
+# Far beyond use; a slip of the keyboard should be told, not tried.
+_MOST = {"hidden_sizes": 2**16, "batch_size": 2**24, "num_epochs": 10**6, "num_threads": 2**9}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,15 +74,11 @@ class RunConfig:
                 f"activations has {len(self.activations)} names for {len(self.hidden_sizes)} hidden layers; "
                 "give one for each hidden layer, or a single one for all"
             )
-        positive: dict[str, tuple[int, ...]] = {
-            "hidden_sizes": self.hidden_sizes,
-            "batch_size": (self.batch_size,),
-            "num_epochs": (self.num_epochs,),
-            "num_threads": () if self.num_threads is None else (self.num_threads,),
-        }
-        for name, values in positive.items():
-            if any(value < 1 for value in values):
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else () if value is None else (value,):
+                if not 1 <= number <= most:
+                    raise InputError(f"{name} must be from 1 to {most:,}, not {format_value(value)}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must be from 0 to 2**63 - 1, not {self.seed}")
         if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.momentum < 1):
@@ -282,7 +284,7 @@ class Check:
     other: RunConfig  # what the second run was asked for
     num_steps: int
     num_stages: int  # tensors compared
-    first_difference: str | None  # the stage, for example "step 0 gradient layers.0.weight"; None: all bits equal
+    first_difference: str | None  # the stage, for example "step 0 gradient linear0.weight"; None: all bits equal
     max_abs_difference: float | None  # over that stage
     final_abs_difference: float | None  # over the parameters after the last step
 

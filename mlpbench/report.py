@@ -18,11 +18,12 @@ from rich.console import Console
 
 import mlpbench
 from mlpbench import display, plot, table
+from mlpbench.records import DEFAULT_TARGET
 from mlpbench.sections import Section, facts, summary
 from mlpbench.store import Results
 
 
-def write(results: Results, made: Sequence[Section], directory: Path) -> Path:
+def write(results: Results, made: Sequence[Section], directory: Path, target: float) -> Path:
     """Write the report into an existing folder; returns the path of report.html.
 
     What UTF-8 cannot hold (a skip's reason may name a path that is not) is written with backslashes.
@@ -43,6 +44,7 @@ def write(results: Results, made: Sequence[Section], directory: Path) -> Path:
         "facts": facts(results),
         "sections": [_rendered(section) for section in made],
         "version": mlpbench.__version__,
+        "again": "mlpbench report" if target == DEFAULT_TARGET else f"mlpbench report --target {target:g}",
     }
     page = templates.get_template("report.html.jinja").render(content)
     (directory / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mlpbench import display, plot, table
-from mlpbench.records import RunConfig
+from mlpbench.records import RunConfig, format_value
 from mlpbench.store import Results
 
 
@@ -159,7 +159,15 @@ def _workload(config: RunConfig, suite: _Suite) -> str:
         "batch_size": f"batch {config.batch_size}",
         "optimizer": f"{config.optimizer}, lr {config.lr:g}",
     }
-    return ", ".join(text for name, text in spoken.items() if name not in suite.fields)
+    shown = [text for name, text in spoken.items() if name not in suite.fields]
+    default = RunConfig()
+    others = ("model", "loader", "momentum", "weight_decay", "engine", "num_threads", "seed")
+    shown += [
+        f"{name} {format_value(getattr(config, name))}"
+        for name in others
+        if name not in suite.fields and getattr(config, name) != getattr(default, name)
+    ]
+    return ", ".join(shown)
 
 
 def _turns_sections(results: Results, blocks: pd.DataFrame) -> list[Section]:
@@ -198,7 +206,7 @@ def _training_sections(results: Results, epochs: pd.DataFrame, target: float) ->
     made = []
     tutorial = epochs[[_is_tutorial(config) for config in epochs["config"]]].sort_values("num_epochs")
     # a shorter run of the same seed is the beginning of the longer one, not another draw
-    tutorial = tutorial.drop_duplicates(["machine", "device", "loader", "seed", "epoch"], keep="last")
+    tutorial = tutorial.drop_duplicates(["seed", "epoch"], keep="last")
     if not tutorial.empty:
         made.append(
             Section(
@@ -308,9 +316,7 @@ def facts(results: Results) -> list[Fact]:
     made = []
     blocks = table.blocks(results)
     if not blocks.empty:
-        timings = table.timings(blocks)
-        for device in timings["device"].unique():
-            made += _time_facts(timings[timings["device"] == device], device)
+        made += _time_facts(blocks)
     for _, check in table.checks(results).iterrows():
         note = f"{check['device']}, {check['num_steps']} steps"
         if not check["equal_bits"]:
@@ -325,19 +331,21 @@ def facts(results: Results) -> list[Fact]:
     return made
 
 
-def _time_facts(timings: pd.DataFrame, device: str) -> list[Fact]:
+def _time_facts(blocks: pd.DataFrame) -> list[Fact]:
+    """Step and epoch of the session that measured them last, and the loaders' ratio only if they ran in turns."""
     made = []
-    step = timings[(timings["suite"] == "operations") & (timings["operation"] == "train_step")]
-    if not step.empty:
-        row = step.iloc[-1]
-        note = f"batch {row['config'].batch_size}; {row['samples_per_s']:,.0f} samples/s"
-        made.append(Fact(name=f"Training step, {device}", value=display.seconds(row["median_s"]), note=note))
-    epochs = timings[timings["suite"] == "epochs"]
-    times = {row["config"].loader: row["median_s"] for _, row in epochs.iterrows()}
-    if "memory" in times:
-        note = ""
-        if "dataloader" in times:
-            ratio = times["dataloader"] / times["memory"]
-            note = f"the DataLoader loop takes {ratio:.1f} times as long"
-        made.append(Fact(name=f"Epoch in memory, {device}", value=display.seconds(times["memory"]), note=note))
+    for suite, operation, name in (
+        ("operations", "train_step", "Training step"),
+        ("epochs", "epoch", "Epoch in memory"),
+    ):
+        part = blocks[(blocks["suite"] == suite) & (blocks["operation"] == operation) & (blocks["loader"] == "memory")]
+        for _, row in table.timings(
+            part[part["session"] == part["session"].iloc[-1]] if len(part) else part
+        ).iterrows():
+            note = f"{row['config'].dataset}, batch {row['config'].batch_size}; {row['samples_per_s']:,.0f} samples/s"
+            made.append(Fact(name=f"{name}, {row['device']}", value=display.seconds(row["median_s"]), note=note))
+    for _, row in table.ratios(blocks).iterrows():
+        if (row["operation"], row["baseline"], row["contender"]) == ("epoch", "loader=memory", "loader=dataloader"):
+            interval = f"{row['low_ratio']:.2f} to {row['high_ratio']:.2f} over {row['num_rounds']} rounds in turns"
+            made.append(Fact(name="DataLoader loop over memory", value=f"{row['time_ratio']:.2f}×", note=interval))
     return made

@@ -46,24 +46,23 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
 
 
 def ratio_interval(baseline: Sequence[float], contender: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Contender over baseline for values that belong in pairs: geometric mean of the pairs' ratios, t interval.
+    """Contender over baseline for values that belong in pairs: the median of the pairs' ratios, as `median_interval`.
 
-    On the log scale, so that exchanging the two gives the inverse. Unbounded with fewer than two pairs.
+    A median, because one round in which something else ran would move a mean. On the log scale, so that exchanging the
+    two gives the inverse. Unbounded with fewer than two pairs.
 
     >>> ratio_interval([2.0, 2.0], [1.0, 1.0]).estimate
     0.5
     """
     logs = np.log(np.asarray(contender, dtype=float)) - np.log(np.asarray(baseline, dtype=float))
-    mean = float(logs.mean())
     if len(logs) < 2:
-        return Interval(estimate=_exp(mean), low=0.0, high=math.inf, coverage=1.0)
-    spread = float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    half_width = float(scipy_stats.t.ppf((1 + confidence) / 2, len(logs) - 1)) * spread
+        return Interval(estimate=_exp(float(logs[0])), low=0.0, high=math.inf, coverage=1.0)
+    interval = median_interval(logs.tolist(), confidence)
     return Interval(
-        estimate=_exp(mean),
-        low=_exp(mean - half_width),
-        high=_exp(mean + half_width),
-        coverage=confidence,
+        estimate=_exp(interval.estimate),
+        low=_exp(interval.low),
+        high=_exp(interval.high),
+        coverage=interval.coverage,
     )
 
 

@@ -88,22 +88,6 @@ class Results:
             case Skip():
                 self.skips.append(record)
 
-    def of_newest_machine(self) -> tuple["Results", list[str]]:
-        """The part of the machine whose session began last, and the names of the other machines."""
-        newest = max(self.sessions.values(), key=lambda session: session.started_at).environment.machine
-        sessions = {key: s for key, s in self.sessions.items() if s.environment.machine == newest}
-        measurements = {key: m for key, m in self.measurements.items() if m.session in sessions}
-        part = Results(
-            sessions=sessions,
-            measurements=measurements,
-            blocks=[b for b in self.blocks if b.measurement in measurements],
-            train_results=[r for r in self.train_results if r.session in sessions],
-            checks=[c for c in self.checks if c.session in sessions],
-            skips=[s for s in self.skips if s.session in sessions],
-            problems=self.problems,
-        )
-        return part, sorted({s.environment.machine for s in self.sessions.values()} - {newest})
-
 
 def results_file(root: Path, environment: Environment, day: date) -> Path:
     """`<root>/<machine>/<date>-<commit>.jsonl`; a file of uncommitted source says `-dirty`."""
@@ -207,19 +191,36 @@ def _typed_items(hints: tuple[Any, ...], value: list[Any], where: str) -> tuple[
 def load(paths: Iterable[Path]) -> Results:
     """Every record of files and, recursively, directories.
 
-    A damaged line costs that line only: it is counted in `problems`, with its file and number, and never guessed at.
+    A damaged line costs that line and what points to it: it is counted in `problems`, with its file and number, and
+    never guessed at. So is a file of a folder in which nothing is a record.
 
     Raises:
-        InputError: for a path that is not there, a file in which nothing is a record, or no results at all.
+        InputError: for a path that is not there, a named file in which nothing is a record, or no results at all.
     """
     results = Results()
+    paths = list(paths)
     files = _files(paths)
     seen: set[bytes] = set()
     for path in files:
-        _load_file(path, results, seen)
+        try:
+            _load_file(path, results, seen)
+        except InputError as error:
+            if path in paths:
+                raise
+            results.problems.append(str(error))  # one bad file in a folder does not cost the others
     if not results.sessions:
-        raise InputError(f"no results in {', '.join(map(str, files))}; `pytest bench/` measures some")
+        found = "; ".join(results.problems) or f"no results in {', '.join(map(str, files))}"
+        raise InputError(f"{found}; `pytest bench/` measures some")
     return results
+
+
+def newest_file(root: Path) -> Path:
+    """The results file under a folder that was written last.
+
+    Raises:
+        InputError: if there is none.
+    """
+    return max(_files([root]), key=lambda path: path.stat().st_mtime)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
@@ -239,7 +240,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
-    """Read one file into `results`, but for lines `seen` in another: a copy of a file is not more evidence.
+    """Read one file into `results`, but for lines `seen` before: a copy of a file is not more evidence.
 
     A file in which nothing is a record is foreign, not damaged.
     """
@@ -256,13 +257,13 @@ def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
             record = decode(line.decode())
             if line not in seen:
                 results.add(record)
+                seen.add(line)
             num_records += 1
         except UnicodeDecodeError:
             damaged.append(f"line {number} is damaged (not UTF-8)")
         except _DamageError as error:
             cut = number == len(lines)  # every whole record ends with a newline
             damaged.append(f"line {number} is {'cut off' if cut else f'damaged ({error})'}")
-    seen.update(lines)
     if damaged and not num_records:
         raise InputError(f"{path} is not an mlpbench results file: {damaged[0]}")
     if damaged:

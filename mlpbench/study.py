@@ -20,14 +20,14 @@ class Study:
     activations: tuple[tuple[str, ...], ...]
     optimizers: tuple[str, ...]
     seeds: tuple[int, ...]
+    has_usual_lr: bool = True  # an optimizer to which the base's learning rate would do injustice gets its usual one
 
     def configs(self) -> list[RunConfig]:
-        """The grid's configs. An optimizer for which the base's learning rate would be unusual gets its own."""
-        default_lr = self.base.lr == RunConfig().lr
-        return [
-            replace(config, lr=USUAL_LR[config.optimizer]) if default_lr and config.optimizer in USUAL_LR else config
-            for config in grid(self.base, activations=self.activations, optimizer=self.optimizers, seed=self.seeds)
-        ]
+        """The grid's configs, seed by seed, so that a slow stretch of the machine does not fall on one alone."""
+        configs = grid(self.base, seed=self.seeds, activations=self.activations, optimizer=self.optimizers)
+        if not self.has_usual_lr:
+            return configs
+        return [replace(config, lr=USUAL_LR.get(config.optimizer, config.lr)) for config in configs]
 
 
 STUDIES = {

@@ -3,6 +3,7 @@
 Numbers keep their units (columns say `_s`, `_ratio`); scaling to ms and rounding is for whoever shows them.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 
@@ -66,8 +67,9 @@ def _short(config: RunConfig, name: str) -> str:
 def blocks(results: Results) -> pd.DataFrame:
     """A row per timed block of the newest measurement of each machine, suite, operation and config.
 
-    Columns: measurement, session, machine, suite, group, operation, activation and width (of the first hidden layer),
-    config and each of its fields, samples_per_call, settled, round, order, iterations, seconds (per call), flags.
+    Columns: measurement, session, machine, torch, commit, suite, group, operation, activation and width (of the first
+    hidden layer), config and each of its fields, samples_per_call, settled, round, order, iterations, seconds (per
+    call), flags.
     """
     newest = _newest(results)
     position = {key: index for index, key in enumerate(results.measurements)}
@@ -76,11 +78,14 @@ def blocks(results: Results) -> pd.DataFrame:
         if block.measurement not in newest:
             continue
         m = newest[block.measurement]
+        environment = results.sessions[m.session].environment
         rows.append(
             {
                 "measurement": m.id,
                 "session": m.session,
-                "machine": results.sessions[m.session].environment.machine,
+                "machine": environment.machine,
+                "torch": environment.torch,
+                "commit": environment.commit,
                 "suite": m.suite,
                 "group": m.group,
                 "operation": m.operation,
@@ -127,7 +132,10 @@ def timings(frame: pd.DataFrame) -> pd.DataFrame:
         interval = stats.median_interval(part["seconds"].tolist())
         rows.append(
             {
-                **{name: first[name] for name in ("machine", "suite", "operation", "device", "config")},
+                **{
+                    name: first[name]
+                    for name in ("machine", "torch", "commit", "suite", "operation", "device", "config")
+                },
                 "median_s": interval.estimate,
                 "low_s": interval.low,
                 "high_s": interval.high,
@@ -141,12 +149,13 @@ def timings(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per contender that ran in turns with a baseline, the first of its group: ratio with a 95 % interval."""
+    """A row per contender that ran in turns with a baseline, the first of its group: median of the rounds' ratios."""
     rows = []
     for _, part in frame.groupby("group", sort=False):
         ids = part["measurement"].unique()
-        configs = {key: part.loc[part["measurement"] == key, "config"].iloc[0] for key in ids}
-        names = dict(zip(ids, labels(list(configs.values())), strict=True))
+        configs = part.drop_duplicates("measurement")["config"].tolist()
+        names = dict(zip(ids, labels(configs), strict=True))
+        varying = tuple(f.name for f in fields(RunConfig) if len({getattr(c, f.name) for c in configs}) > 1)
         by_round = part.pivot_table(index="round", columns="measurement", values="seconds").dropna()
         for contender in ids[1:] if len(by_round) else ():
             interval = stats.ratio_interval(by_round[ids[0]].tolist(), by_round[contender].tolist())
@@ -154,13 +163,15 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
                 {
                     "machine": part["machine"].iloc[0],
                     "operation": part["operation"].iloc[0],
+                    "workload": labels(configs[:1], without=varying)[0],
                     "baseline": names[ids[0]],
                     "contender": names[contender],
-                    "baseline_s": float(by_round[ids[0]].median()),
-                    "contender_s": float(by_round[contender].median()),
+                    "baseline_median_s": float(by_round[ids[0]].median()),
+                    "contender_median_s": float(by_round[contender].median()),
                     "time_ratio": interval.estimate,
                     "low_ratio": interval.low,
                     "high_ratio": interval.high,
+                    "coverage": interval.coverage,
                     "num_rounds": len(by_round),
                 }
             )
@@ -202,7 +213,10 @@ def epochs(results: Results) -> pd.DataFrame:
                     "elapsed_s": elapsed_s,
                 }
             )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    if rows and len(set(frame["machine"])) > 1:
+        frame["label"] = frame["machine"] + " " + frame["label"]
+    return frame
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
@@ -220,8 +234,8 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
                 "num_epochs": int(part["num_epochs"].iloc[0]),
                 "num_seeds": len(values),
                 "mean_accuracy": interval.estimate,
-                "low_accuracy": max(interval.low, 0.0),
-                "high_accuracy": min(interval.high, 1.0),
+                "low_accuracy": max(interval.low, 0.0) if len(values) > 1 else math.nan,
+                "high_accuracy": min(interval.high, 1.0) if len(values) > 1 else math.nan,
                 "min_accuracy": min(values),
                 "max_accuracy": max(values),
                 "train_accuracy": float(last["train_accuracy"].mean()),
@@ -316,8 +330,8 @@ def sessions(results: Results) -> pd.DataFrame:
             "started_at": session.started_at,
             "command": session.command,
             "machine": session.environment.machine,
-            "commit": session.environment.commit + (" (dirty)" if session.environment.dirty else ""),
-            "torch": session.environment.torch,
+            "source": session.environment.commit + (" (dirty)" if session.environment.dirty else ""),
+            "pytorch": session.environment.torch,
             "num_threads": session.environment.num_threads,
         }
         for session in results.sessions.values()

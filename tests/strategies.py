@@ -16,7 +16,7 @@ from mlpbench.records import (
     TrainResult,
     grid,
 )
-from mlpbench.store import Results
+from mlpbench.store import Results, encode
 
 # --- hand-made --------------------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ names = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
 
 @st.composite
 def configs(draw, words: st.SearchStrategy[str] = names) -> RunConfig:
-    hidden_sizes = draw(st.lists(st.integers(1, 2**40), min_size=1, max_size=4).map(tuple))
+    hidden_sizes = draw(st.lists(st.integers(1, 2**16), min_size=1, max_size=4).map(tuple))
     several = st.lists(words, min_size=len(hidden_sizes), max_size=len(hidden_sizes))
     return RunConfig(
         model=draw(words),
@@ -204,15 +204,15 @@ def configs(draw, words: st.SearchStrategy[str] = names) -> RunConfig:
         activations=tuple(draw(several | st.lists(words, min_size=1, max_size=1))),
         dataset=draw(words),
         loader=draw(words),
-        batch_size=draw(st.integers(1, 2**40)),
-        num_epochs=draw(st.integers(1, 2**40)),
+        batch_size=draw(st.integers(1, 2**24)),
+        num_epochs=draw(st.integers(1, 10**6)),
         optimizer=draw(words),
         lr=draw(st.floats(min_value=0, exclude_min=True, allow_infinity=False)),
         momentum=draw(st.floats(min_value=0, max_value=1, exclude_max=True)),
         weight_decay=draw(st.floats(min_value=0, allow_infinity=False)),
         engine=draw(words),
         device=draw(words),
-        num_threads=draw(st.none() | st.integers(1, 2**40)),
+        num_threads=draw(st.none() | st.integers(1, 2**9)),
         seed=draw(st.integers(0, 2**63 - 1)),
     )
 
@@ -258,7 +258,7 @@ records = st.one_of(sessions, measurements, timed_blocks, train_results, checks,
 
 @st.composite
 def histories(draw) -> list[Record]:
-    """What a file may hold: sessions, each followed by what it did, every record after the one it points to."""
+    """What a file may hold: sessions, each followed by what it did, a record once and after the one it points to."""
     history: list[Record] = []
     ids = draw(st.lists(st.text(), min_size=1, max_size=2, unique=True))
     for name in ids:
@@ -267,4 +267,4 @@ def histories(draw) -> list[Record]:
             history.append(replace(item, session=name))
             if isinstance(item, Measurement):
                 history += [replace(b, measurement=item.id) for b in draw(st.lists(timed_blocks, max_size=2))]
-    return history
+    return list({encode(record): record for record in history}.values())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,9 +20,13 @@ def command(*arguments):
     return [sys.executable, "-m", "pytest", "bench/", *arguments]
 
 
+def clean_environment():
+    """The environment without what the pytest that runs this test left in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
 def bench(*arguments, **variables):
-    environment = os.environ | {"COLUMNS": "200"} | variables
-    environment.pop("PYTEST_ADDOPTS", None)
+    environment = clean_environment() | {"COLUMNS": "200"} | variables
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
 
 
@@ -44,7 +49,7 @@ def test_blocks_on_disk_are_the_rounds_that_pytest_benchmark_reports(tmp_path):
     epoch = next(m for m in results.measurements.values() if m.operation == "epoch")
     assert epoch.samples_per_call == 60_000
     (session,) = results.sessions.values()
-    assert session.command == "pytest bench/ --preset quick --device cpu -k forward or memory"
+    assert shlex.split(session.command) == ["pytest", "bench/", "-k", "forward or memory", "--device", "cpu"]
     assert str(tmp_path) in done.stdout  # says where the results are
 
 
@@ -60,9 +65,27 @@ def test_json_has_our_fingerprint_and_no_host_name(tmp_path):
 
 
 def test_what_the_user_says_to_pytest_benchmark_goes_first(tmp_path):
-    done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, "--benchmark-min-rounds=9")
+    arguments = ["--preset", "default", "--benchmark-min-rounds=5"]  # its default, said all the same
+    done = bench("-k", "optimizer_step or memory", "--device", "cpu", "--results", tmp_path, *arguments)
     assert done.returncode == 0, done.stdout
-    assert len(store.load([tmp_path]).blocks) == 9
+    results = store.load([tmp_path])
+    rounds = {m.operation: sum(b.measurement == m.id for b in results.blocks) for m in results.measurements.values()}
+    assert rounds == {"optimizer_step": 5, "epoch": 5}
+
+
+def test_a_precision_asked_for_is_measured_until(tmp_path):
+    arguments = ["--benchmark-precision=1e-9", "--benchmark-max-time=0.5"]
+    done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout
+    assert len(store.load([tmp_path]).blocks) > 10
+
+
+def test_a_change_of_commit_or_variables_does_not_upset_a_comparison(tmp_path):
+    arguments = ["-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, f"--benchmark-storage={tmp_path}"]
+    assert bench(*arguments, "--benchmark-autosave").returncode == 0
+    compared = bench(*arguments, "--benchmark-compare", PYTHONHASHSEED="1")
+    assert compared.returncode == 0, compared.stdout
+    assert "machine_info is different" not in compared.stdout + compared.stderr
 
 
 def test_warm_up_rounds_of_pytest_benchmark_are_not_recorded(tmp_path):
@@ -111,6 +134,21 @@ def test_a_missing_device_is_skipped_with_its_reason_on_record(tmp_path):
     assert "CUDA" in skip.reason
 
 
+def test_results_that_cannot_be_written_end_the_run_with_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path / "file")
+    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "mlpbench:" in line]
+    assert (done.returncode, str(tmp_path / "file") in line) == (2, True)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_workload_that_a_benchmark_cannot_have_is_skipped_with_its_reason(tmp_path):
+    done = bench("-k", "nesterov", "--device", "cpu", "--results", tmp_path, "--set", "momentum=0")
+    assert done.returncode == 0, done.stdout
+    (skip,) = store.load([tmp_path]).skips
+    assert "momentum" in skip.reason
+
+
 BAD_INPUT = {
     "preset": (["--preset", "nope"], "rigorous"),
     "field": (["--set", "nope=1"], "batch_size"),
@@ -145,6 +183,7 @@ def test_a_killed_run_keeps_every_finished_block(tmp_path):
         command("--device", "cpu", "--results", str(tmp_path), "-k", "activations", "-p", "no:cacheprovider"),
         stdout=subprocess.DEVNULL,
         cwd=ROOT,
+        env=clean_environment(),
     )
     deadline = time.monotonic() + 120
     num_seen = 0

@@ -46,7 +46,12 @@ BAD_INPUT = {
     "seeds that are no numbers": (["study", "--seeds", "a"], "--seeds"),
     "unknown operation": (["time", "nope"], "train_step"),
     "no rounds": (["time", "forward", "--rounds", "0"], "--rounds"),
-    "settings that do not pair": (["time", "forward", "--vary", "seed=0", "seed=1", "--vary", "lr=1"], "--vary"),
+    "settings that do not pair": (
+        ["time", "forward", "--vary", "seed=0", "seed=1", "--vary", "lr=1", "lr=2", "lr=3"],
+        "--vary",
+    ),
+    "a single setting to vary": (["time", "forward", "--vary", "seed=0"], "--vary"),
+    "a field that a study varies": (["study", "--set", "optimizer=adam"], "--optimizers"),
     "target that is no accuracy": (["report", "--target", "98"], "--target"),
     "results that are not there": (["report", "/nowhere"], "/nowhere"),
     "a foreign file": (["report", "pyproject.toml"], "pyproject.toml"),
@@ -115,8 +120,8 @@ def test_study_records_every_run_and_report_shows_it(tmp_path, capsys):
     trained = store.load([Path(results)])
     assert [(r.config.optimizer, r.config.lr, r.config.seed) for r in trained.train_results] == [
         ("sgd", 0.02, 0),
-        ("sgd", 0.02, 5),
         ("adam", 0.001, 0),
+        ("sgd", 0.02, 5),
         ("adam", 0.001, 5),
     ]
     capsys.readouterr()

@@ -40,7 +40,7 @@ def browser():
 def url(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-        return report.write(example(), sections(example(), 0.9), tmp_path_factory.mktemp("page")).as_uri()
+        return report.write(example(), sections(example(), 0.9), tmp_path_factory.mktemp("page"), 0.9).as_uri()
 
 
 class Visit:
@@ -120,7 +120,7 @@ def test_long_names_do_not_widen_the_document(visit, tmp_path, monkeypatch):
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     long = RunConfig(activations=("custom_leaky_relu", "custom_sigmoid", "custom_leaky_relu"))
     made = results(session(), timed("m", [1.0], suite="epochs"), timed("n", [1.0], suite="epochs", config=long))
-    page = visit(report.write(made, sections(made, 0.9), tmp_path).as_uri(), size="phone").page
+    page = visit(report.write(made, sections(made, 0.9), tmp_path, 0.9).as_uri(), size="phone").page
     assert overflow(page) <= 0
 
 

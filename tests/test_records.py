@@ -126,7 +126,7 @@ def test_override_with_a_wrong_value_says_what_it_takes(setting, named):
 
 
 def test_override_checks_ranges():
-    with pytest.raises(InputError, match="batch_size must be at least 1"):
+    with pytest.raises(InputError, match="batch_size must be from 1 to 16,777,216, not 0"):
         override(RunConfig(), ["batch_size=0"])
 
 

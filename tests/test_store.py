@@ -677,19 +677,18 @@ def test_damage_in_one_file_leaves_the_others_alone(tmp_path):
     assert [problem.split(":")[0] for problem in loaded.problems] == [str(tmp_path / "1.jsonl")]
 
 
-def test_newest_machine_is_the_one_whose_session_began_last():
-    here = [*strategies.timed("m", [1.0]), strategies.trained((0.5,)), strategies.check(), strategies.skip("x")]
-    there = [
-        strategies.session("z", started_at="2025-01-01T00:00:00+00:00", environment=OTHER_ENVIRONMENT),
-        *strategies.timed("other", [1.0], session="z"),
-        strategies.trained((0.6,), session="z"),
-        strategies.check(session="z"),
-        strategies.skip("y", session="z"),
-    ]
-    earlier = strategies.session("y", started_at="2024-01-01T00:00:00+00:00")
-    everything = results(strategies.session("s"), here, there, earlier)
-    everything.problems.append("a problem")
-    part, others = everything.of_newest_machine()
-    assert content(part) == content(results(strategies.session("s"), here, earlier))
-    assert part.problems == ["a problem"]
-    assert others == [OTHER_ENVIRONMENT.machine]
+def test_newest_file_is_the_one_written_last(tmp_path):
+    for name, seconds in (("a/1.jsonl", 100), ("b/2.jsonl", 300), ("b/3.jsonl", 200)):
+        store.append(tmp_path / name, strategies.session(name))
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert store.newest_file(tmp_path) == tmp_path / "b/2.jsonl"
+
+
+def test_a_bad_file_in_a_folder_does_not_cost_the_others(tmp_path):
+    store.append(tmp_path / "good.jsonl", strategies.session("one"))
+    (tmp_path / "torn.jsonl").write_text('{"kind":"session","sch')
+    loaded = store.load([tmp_path])
+    assert (set(loaded.sessions), len(loaded.problems)) == ({"one"}, 1)
+    assert str(tmp_path / "torn.jsonl") in loaded.problems[0]
+    with pytest.raises(InputError):
+        store.load([tmp_path / "torn.jsonl"])

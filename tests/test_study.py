@@ -76,7 +76,8 @@ def test_adam_gets_its_usual_learning_rate_when_the_base_has_the_default():
 
 
 def test_a_learning_rate_of_ones_own_is_kept_for_every_optimizer():
-    assert [config.lr for config in grid_of(RunConfig(lr=0.05)).configs()] == [0.05] * 4
+    own = replace(grid_of(RunConfig(lr=0.02)), has_usual_lr=False)
+    assert [config.lr for config in own.configs()] == [0.02] * 4
 
 
 # --- running

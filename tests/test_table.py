@@ -113,7 +113,7 @@ def test_ratios_pair_by_round():
     (row,) = table.ratios(in_turns([1.0, 2.0, 4.0], [2.0, 4.0, 8.0])).to_dict("records")
     assert row["time_ratio"] == pytest.approx(2)
     assert (row["low_ratio"], row["high_ratio"]) == pytest.approx((2, 2))
-    assert (row["baseline_s"], row["contender_s"]) == pytest.approx((0.002, 0.004))
+    assert (row["baseline_median_s"], row["contender_median_s"]) == pytest.approx((0.002, 0.004))
     assert row["num_rounds"] == 3
 
 
@@ -180,9 +180,11 @@ def test_accuracy_is_over_seeds_after_the_last_epoch():
     assert (row["num_epochs"], row["num_seeds"], row["epoch_s"]) == (2, 3, 2.0)
 
 
-def test_interval_of_an_accuracy_stays_a_fraction():
-    frame = table.accuracies(table.epochs(results(OLD, trained((0.5,)))))
-    assert (frame["low_accuracy"].item(), frame["high_accuracy"].item()) == (0.0, 1.0)
+def test_interval_of_an_accuracy_stays_a_fraction_and_needs_two_seeds():
+    one = table.accuracies(table.epochs(results(OLD, trained((0.5,)))))
+    assert (one["low_accuracy"].isna().item(), one["high_accuracy"].isna().item()) == (True, True)
+    two = table.accuracies(table.epochs(results(OLD, trained((0.01,)), trained((0.99,), seed=1))))
+    assert (two["low_accuracy"].item(), two["high_accuracy"].item()) == (0.0, 1.0)
 
 
 def test_accuracies_keep_data_sets_and_labels_apart():
@@ -274,7 +276,7 @@ def test_sessions_are_newest_first_and_say_dirty():
     dirty = replace(NEW, environment=replace(NEW.environment, dirty=True))
     frame = table.sessions(results(OLD, dirty))
     assert frame["started_at"].tolist() == [NEW.started_at, OLD.started_at]
-    assert frame["commit"].tolist() == ["0123abc (dirty)", "0123abc"]
+    assert frame["source"].tolist() == ["0123abc (dirty)", "0123abc"]
 
 
 @pytest.mark.parametrize("make", [table.blocks, table.epochs, table.checks, table.skips])

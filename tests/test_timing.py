@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlpbench import timing
 from mlpbench.environment import start_session
 from mlpbench.records import Block, Measurement, RunConfig
 from mlpbench.timing import LONG_OPERATIONS, MIN_BLOCK_S, PRESETS, measure, ready, time_block, warm_up
@@ -69,6 +70,18 @@ def run(operation, costs, rounds=4, warm_up_s=10.0):
     )
     measurements = [entry for entry in log if isinstance(entry, Measurement)]
     return log, measurements, [entry for entry in log if isinstance(entry, Block)]
+
+
+# --- the clock
+
+
+def test_the_clock_is_read_after_the_device_is_done(monkeypatch):
+    happened = []
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: happened.append("synchronised"))
+    monkeypatch.setattr("time.perf_counter", lambda: happened.append("read") or 1.5)
+    assert timing.clock() == 1.5
+    assert happened == ["synchronised", "read"]
 
 
 # --- a block

@@ -120,21 +120,27 @@ def test_epochs_differ_in_their_order_of_batches(config):
 
 
 def test_train_loss_and_accuracy_are_from_the_steps_own_outputs(config):
+    config = replace(config, batch_size=123)
     result = fit(config)
     trainer = Trainer(config)
     order = data.batch_order(config.seed, 0, 1230)
-    labels = data.load("small").train.labels[order].split(100)
+    labels = data.load("small").train.labels[order].split(123)
     total = correct = 0
     for y in labels:
         loss, logits = trainer.train_step()
         assert functional.cross_entropy(logits, y).item() == pytest.approx(loss.item(), rel=1e-6)
         total += loss.item() * len(y)
         correct += (logits.argmax(1) == y).sum().item()
-    assert len(y) == 30
     assert (correct / 1230,) == result.train_accuracy
     assert (pytest.approx(total / 1230, rel=1e-6),) == result.train_loss
     assert (loss.item(),) == result.last_loss
     assert ("final", parameters_digest(trainer)) == result.digests[1]
+
+
+def test_every_training_step_has_a_whole_batch_although_an_epoch_ends_with_a_short_one(config):
+    trainer = Trainer(config)
+    assert [len(trainer.train_step()[1]) for _ in range(30)] == [100] * 30
+    assert trainer.samples_per_call("train_step") == 100
 
 
 @every_loader
@@ -270,13 +276,14 @@ def steps_by_hand(model, batches, lr):
 
 @every_engine
 def test_steps_of_an_engine_agree_with_a_loop_written_by_hand(config, engine):
-    trainer = Trainer(replace(config, engine=engine))
+    config = replace(config, engine=engine, batch_size=123)
+    trainer = Trainer(config)
     model = deepcopy(trainer.model)
     half = data.load("small").train
     order = data.batch_order(config.seed, 0, 1230)
     batches = data.memory_batches(half.normalised(), half.labels, order, config.batch_size)
     expected = steps_by_hand(model, batches, config.lr)
-    assert len(expected) == 13
+    assert len(expected) == 10
     for expected_loss, expected_logits in expected:
         loss, logits = trainer.train_step()
         torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
@@ -287,10 +294,10 @@ def test_steps_of_an_engine_agree_with_a_loop_written_by_hand(config, engine):
 
 
 def test_steps_of_eager_have_the_bits_of_a_loop_written_by_hand(config):
-    trainer = Trainer(config)
+    trainer = Trainer(replace(config, batch_size=123))
     model = deepcopy(trainer.model)
     half = data.load("small").train
-    batches = data.memory_batches(half.normalised(), half.labels, data.batch_order(config.seed, 0, 1230), 100)
+    batches = data.memory_batches(half.normalised(), half.labels, data.batch_order(config.seed, 0, 1230), 123)
     trainer.use_threads()
     for loss, logits in steps_by_hand(model, batches, config.lr):
         step_loss, step_logits = trainer.train_step()
