@@ -326,7 +326,8 @@ def facts(results: Results) -> list[Fact]:
     epochs = table.epochs(results)
     if not epochs.empty:
         best = table.accuracies(epochs).sort_values("mean_accuracy").iloc[-1]
-        note = f"{best['dataset']}: {best['label']}, {best['num_epochs']} epochs, {best['num_seeds']} seeds"
+        seeds = "1 seed" if best["num_seeds"] == 1 else f"mean of {best['num_seeds']} seeds"
+        note = f"{best['dataset']}: {best['label']}, {best['num_epochs']} epochs, {seeds}"
         made.append(Fact(name="Best test accuracy", value=f"{best['mean_accuracy']:.4f}", note=note))
     return made
 
