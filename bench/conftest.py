@@ -122,12 +122,10 @@ class RoundTimer:
 
     def follow(self, benchmark: Any, measurement_id: str, emit: Callable[[Block], None]) -> None:
         """Emit the rounds of this fixture from now on."""
-        self._benchmark, self._measurement_id, self._emit, self._num_emitted = (
-            benchmark,
-            measurement_id,
-            emit,
-            0,
-        )
+        self._benchmark = benchmark
+        self._measurement_id = measurement_id
+        self._emit = emit
+        self._num_emitted = 0
 
     def flush(self) -> None:
         """Emit the round that was counted last, if it has not been."""

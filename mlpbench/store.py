@@ -104,16 +104,12 @@ def append(path: Path, record: Record) -> None:
     line = encode(record).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
-        if file.seek(0, os.SEEK_END) and _last_byte(file) != b"\n":
-            line = b"\n" + line
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, "only a part of the record was written; is the disk full?")
-
-
-def _last_byte(file: typing.BinaryIO | Any) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    byte: bytes = file.read(1)
-    return byte
 
 
 def encode(record: Record) -> str:

@@ -33,13 +33,18 @@ def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list
     >>> labels([RunConfig()])
     ['default']
     """
-    names = [f.name for f in fields(RunConfig) if f.name not in without]
-    varying = [name for name in names if len({getattr(config, name) for config in configs}) > 1]
-    if configs and not varying:  # all the same: how they differ from the default
-        varying = [name for name in names if getattr(configs[0], name) != getattr(RunConfig(), name)]
+    varying = _varying(configs, without)
+    if not varying:  # all the same: how they differ from the default
+        varying = _varying([RunConfig(), *configs], without)
     if not varying:
         return ["default"] * len(configs)
     return [" ".join(f"{name}={_short(config, name)}" for name in varying) for config in configs]
+
+
+def _varying(configs: Sequence[RunConfig], without: Iterable[str] = ()) -> list[str]:
+    """The fields in which configs differ among each other."""
+    names = [f.name for f in fields(RunConfig) if f.name not in without]
+    return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
 
 
 def _training_labels(configs: Sequence[RunConfig]) -> list[str]:
@@ -48,9 +53,7 @@ def _training_labels(configs: Sequence[RunConfig]) -> list[str]:
     names: dict[RunConfig, str] = {}
     for dataset in {config.dataset for config in configs}:
         here = [config for config in configs if config.dataset == dataset]
-        varying = [
-            f.name for f in fields(RunConfig) if f.name not in spoken and len({getattr(c, f.name) for c in here}) > 1
-        ]
+        varying = _varying(here, spoken)
         for config in here:
             parts = [_short(config, "activations"), config.optimizer]
             names[config] = " ".join([*parts, *(f"{name}={_short(config, name)}" for name in varying)])
@@ -155,7 +158,7 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
         ids = part["measurement"].unique()
         configs = part.drop_duplicates("measurement")["config"].tolist()
         names = dict(zip(ids, labels(configs), strict=True))
-        varying = tuple(f.name for f in fields(RunConfig) if len({getattr(c, f.name) for c in configs}) > 1)
+        varying = _varying(configs)
         by_round = part.pivot_table(index="round", columns="measurement", values="seconds").dropna()
         for contender in ids[1:] if len(by_round) else ():
             interval = stats.ratio_interval(by_round[ids[0]].tolist(), by_round[contender].tolist())
