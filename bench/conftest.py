@@ -4,21 +4,29 @@ pytest-benchmark runs and shows; every round is also appended to `results/` as a
 """
 
 import dataclasses
+import functools
 import os
 import shlex
+import subprocess
+import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
-from mlpbench import checks, data, environment, store, timing
+from mlpbench import checks, data, environment, memory, peaks, store, timing
+from mlpbench.processes import in_fresh_process
 from mlpbench.records import Block, Check, InputError, Record, RunConfig, Session, Skip, choose, override
 from mlpbench.trainer import Trainer, check_names
 
 SUITE = pytest.StashKey["Suite"]()
+RUN = "MLPBENCH_RUN"  # <run>:<process>, for the processes after the first
+# Options that name files of pytest-benchmark's, which are of the first process.
+OF_THE_FIRST = ("--benchmark-json", "--benchmark-save", "--benchmark-histogram", "--junitxml", "--junit-xml")
 # Options whose values are paths, which no record may hold, and which change nothing that is measured.
 PRIVATE = ("--results", "--benchmark-json", "--benchmark-storage", "--benchmark-histogram", "--basetemp", "--rootdir",
            "--junitxml", "--junit-xml", "-c", "--config-file", "--confcutdir")  # fmt: skip
@@ -48,6 +56,9 @@ class Suite:
         self.devices = [environment.resolve_device(self.base.device).type] if one_device else ["cpu", "cuda"]
         is_distributed = config.getoption("dist", "no") != "no" or hasattr(config, "workerinput")
         self.is_recording = not (config.getoption("benchmark_disable") or is_distributed)
+        # Set by `replicate` in the processes that it starts.
+        self.run, _, process = os.environ.get(RUN, "").partition(":")
+        self.process = int(process or 0)
         self.results = Path(config.getoption("results") or config.rootpath / "results")
         self.min_rounds = config.getoption("benchmark_min_rounds") if is_said(config, "--benchmark-min-rounds") else 0
         self.checks: list[Check] = []
@@ -59,11 +70,29 @@ class Suite:
     def session(self) -> Session:
         """The session; it begins, in the file, when the first record needs it."""
         if self._session is None:
-            session = environment.start_session(self._command, self.preset_name)
+            session = environment.start_session(
+                self._command, self.preset_name, run=self.run or None, process=self.process
+            )
             self.file = store.results_file(self.results, session.environment, datetime.now(UTC).date())
             self.append(session)
             self._session = session
+            if self.process == 0:
+                for device in self.devices:
+                    if device == "cpu" or torch.cuda.is_available():
+                        for peak in peaks.measure(session.id, torch.device(device)):
+                            self.append(peak)
         return self._session
+
+    @functools.cached_property
+    def watches(self) -> dict[str, timing.Watch]:
+        """What runs beside the blocks, by device."""
+        return {}
+
+    def watch(self, device: str) -> timing.Watch:
+        """The one of a device."""
+        if device not in self.watches:
+            self.watches[device] = timing.Watch(torch.device(device))
+        return self.watches[device]
 
     def append(self, record: Record) -> None:
         """Write a record; if that cannot be, stop, since what is measured from here on would be lost."""
@@ -86,20 +115,25 @@ def is_said(config: pytest.Config, *flags: str) -> bool:
     return any(str(argument).split("=")[0] in flags for argument in said)
 
 
-def command(config: pytest.Config) -> str:
-    """The command that measures this again, without what names a place on this machine."""
-    kept: list[str] = []
+def arguments_without(config: pytest.Config, options: Container[str]) -> Iterator[str]:
+    """The arguments of this run but for these options and their values."""
     arguments = iter(map(str, config.invocation_params.args))
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        if name in PRIVATE:
-            if not equals:
-                next(arguments, None)
-        elif Path(argument).is_absolute():
-            if Path(argument).is_relative_to(config.rootpath):
-                kept.append(str(Path(argument).relative_to(config.rootpath)))
-        else:
+        if name not in options:
+            yield argument
+        elif not equals:
+            next(arguments, None)
+
+
+def command(config: pytest.Config) -> str:
+    """The command that measures this again, without what names a place on this machine."""
+    kept = []
+    for argument in arguments_without(config, PRIVATE):
+        if not Path(argument).is_absolute():
             kept.append(argument)
+        elif Path(argument).is_relative_to(config.rootpath):
+            kept.append(str(Path(argument).relative_to(config.rootpath)))
     return shlex.join(["pytest", *kept])
 
 
@@ -107,7 +141,7 @@ class RoundTimer:
     """The synchronising clock, as pytest-benchmark reads it; emits a block for every round that it has counted.
 
     A round is counted after its second reading, so it is emitted at the next reading, before the clock is read: the
-    writing stays outside the timed region.
+    writing and the control workload stay outside the timed region.
     """
 
     def __init__(self) -> None:
@@ -120,12 +154,14 @@ class RoundTimer:
         self._readings = (self._readings[1], timing.clock())
         return self._readings[1]
 
-    def follow(self, benchmark: Any, measurement_id: str, emit: Callable[[Block], None]) -> None:
+    def follow(self, benchmark: Any, measurement_id: str, watch: timing.Watch, emit: Callable[[Block], None]) -> None:
         """Emit the rounds of this fixture from now on."""
         self._benchmark = benchmark
         self._measurement_id = measurement_id
+        self._watch = watch
         self._emit = emit
         self._num_emitted = 0
+        watch.begin()
 
     def flush(self) -> None:
         """Emit the round that was counted last, if it has not been."""
@@ -133,15 +169,19 @@ class RoundTimer:
             return
         if len(self._benchmark.stats.stats.data) > self._num_emitted:
             start, end = self._readings
+            flags, control_ns = self._watch.end()
             block = Block(
                 measurement=self._measurement_id,
                 round=self._num_emitted,
                 order=0,
                 iterations=self._benchmark.stats.iterations,
                 wall_ns=round((end - start) * 1e9),
+                control_ns=control_ns,
+                flags=flags,
             )
             self._num_emitted += 1
             self._emit(block)
+            self._watch.begin()
 
 
 TIMER = RoundTimer()
@@ -202,33 +242,40 @@ def suite(request: pytest.FixtureRequest) -> Suite:
 
 @pytest.fixture
 def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Callable[..., None]:
-    """`timed(operation, **fields)`: time an operation of the suite's workload with these fields changed."""
+    """`timed(operation, clock=..., **fields)`: time an operation of the suite's workload with these fields changed."""
     name = request.path.stem.removeprefix("test_")
 
-    def run(operation: str, **fields: Any) -> None:
+    def run(operation: str, clock: str = "throughput", **fields: Any) -> None:
         config = suite.base
         try:
             config = dataclasses.replace(suite.base, **fields)
             trainer = Trainer(config)
+            timing.check_clock(clock, operation, trainer.config.device)
         except InputError as error:
             benchmark.skipped = True  # or pytest-benchmark warns of an unused fixture
             suite.skip(operation, config, str(error))
-        call = trainer.operation(operation)
+        call = timing.waiting(trainer.operation(operation)) if clock == "latency" else trainer.operation(operation)
         benchmark.group = f"{name} {operation} {trainer.config.device}"
         if not suite.is_recording or benchmark.disabled:
             trainer.prepare(operation)
             benchmark(call)
             return
         session = suite.session
-        _, warm_up_s, settled = timing.ready(trainer, operation, suite.preset.warm_up_s)
+        is_long = operation in timing.LONG_OPERATIONS
+        rounds = suite.min_rounds or suite.preset.rounds
+        if is_long:
+            rounds = max(suite.preset.epoch_rounds, suite.min_rounds)
+        iterations, warm_up_s, settled = timing.ready(trainer, operation, suite.preset.warm_up_s)
         measurement = timing.describe(
             trainer,
             operation,
             session,
             suite=name,
             group=uuid.uuid4().hex[:12],
+            rounds=rounds,
             warm_up_s=warm_up_s,
             settled=settled,
+            clock=clock,
         )
         suite.append(measurement)
         benchmark.extra_info |= {
@@ -241,20 +288,47 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
             "samples_per_call": measurement.samples_per_call,
             "commit": session.environment.commit,
         }
-        TIMER.follow(benchmark, measurement.id, suite.append)
+        watch = suite.watch(trainer.config.device)
+        if clock == "device":  # pytest-benchmark knows one clock: it gets a call to show, and we time
+            for index in range(rounds):
+                block = timing.observe(
+                    measurement, trainer, iterations=iterations, round_index=index, order=0, watch=watch
+                )
+                suite.append(block)
+            benchmark.pedantic(call)
+            return
+        TIMER.follow(benchmark, measurement.id, watch, suite.append)
         try:
-            if operation in timing.LONG_OPERATIONS:
+            if is_long:
 
                 def prepare() -> None:
                     TIMER.flush()
                     trainer.prepare(operation)
 
-                rounds = max(suite.preset.epoch_rounds, suite.min_rounds)
                 benchmark.pedantic(call, setup=prepare, rounds=rounds)
             else:
                 benchmark(call)
         finally:
             TIMER.flush()
+
+    return run
+
+
+@pytest.fixture
+def remembered(suite: Suite) -> Callable[..., None]:
+    """`remembered(operation, **fields)`: the most memory that it holds, in a fresh process."""
+
+    def run(operation: str, **fields: Any) -> None:
+        config = dataclasses.replace(suite.base, **fields)
+        session_id = suite.session.id if suite.is_recording else "-"
+        try:
+            environment.resolve_device(config.device)
+            record = in_fresh_process(memory.measure, operation, config, session_id)
+        except InputError as error:
+            suite.skip(f"memory of {operation}", config, str(error))
+        assert record.peak_bytes >= record.before_bytes > 0
+        if suite.is_recording:
+            suite.append(record)
 
     return run
 
@@ -274,6 +348,28 @@ def checked(suite: Suite) -> Callable[..., None]:
             suite.append(record)
 
     return run
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Measure again in as many fresh processes as the preset asks for: one process describes itself only."""
+    suite = session.config.stash.get(SUITE, None)
+    if suite is None or suite.file is None or suite.run or exitstatus != pytest.ExitCode.OK:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    arguments = [a for a in arguments_without(session.config, OF_THE_FIRST) if a != "--benchmark-autosave"]
+    for process in range(1, suite.preset.processes):
+        if reporter:
+            reporter.write_line(f"\nfresh process {process + 1} of {suite.preset.processes}")
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "pytest", *arguments],
+            env=os.environ | {RUN: f"{suite.session.id}:{process}"}, cwd=session.config.invocation_params.dir,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            if reporter:
+                reporter.write_line(done.stdout + done.stderr)
+            session.exitstatus = done.returncode
+            return
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

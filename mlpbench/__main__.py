@@ -2,7 +2,7 @@
 
 import sys
 
-from mlpbench.cli import main
+from mlpbench.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -58,6 +58,11 @@ _FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
     (("_accuracy", "_loss"), lambda value: f"{value:.4f}"),
     (("_share", "coverage"), lambda value: f"{100 * value:.3g} %"),
     (("_difference",), lambda value: f"{value:.1e}"),
+    (
+        ("change",),
+        lambda value: f"{100 * value:+.1f} %" if value < 9.995 else "∞" if value > 1e6 else f"{value + 1:.3g}×",
+    ),
+    (("_bytes",), lambda value: f"{value / 2**20:,.1f} MiB"),
     (("",), lambda value: "never" if math.isinf(value) else f"{value:,g}"),
 )
 
@@ -99,9 +104,9 @@ def _heading(name: str) -> str:
     """
     if name == "samples_per_s":
         return "samples/s"
-    for suffix in ("_s", "_share"):
+    for suffix in ("_s", "_share", "_bytes"):
         name = name.removesuffix(suffix)
-    if name in ("low_ratio", "high_ratio", "low_accuracy", "high_accuracy"):
+    if name in ("low_ratio", "high_ratio", "low_accuracy", "high_accuracy") or name.endswith("_change"):
         name = name.split("_")[0]
     return name.removeprefix("num_").replace("_", " ")
 

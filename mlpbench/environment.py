@@ -70,10 +70,16 @@ def current() -> Environment:
     )
 
 
-def start_session(command: str, preset: str = "-") -> Session:
-    """A new session of this process."""
+def start_session(
+    command: str, preset: str = "-", *, run: str | None = None, process: int = 0, side: str = ""
+) -> Session:
+    """A new session of this process; a run of its own, if it is no part of one."""
+    session_id = uuid.uuid4().hex[:12]
     return Session(
-        id=uuid.uuid4().hex[:12],
+        id=session_id,
+        run=run or session_id,
+        process=process,
+        side=side,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         preset=preset,

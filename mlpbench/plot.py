@@ -10,10 +10,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from mlpbench.curves import TUTORIAL_CURVE
 from mlpbench.formulas import FORMULAS
-from mlpbench.table import TUTORIAL_CURVE
 
 # Colours that report.html replaces by its light or dark theme's own.
 INK, LINE = "#1b1d21", "#c8ccd2"
@@ -38,13 +38,13 @@ _STYLE: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def _figure(height_in: float, num_columns: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """A figure in our style, off screen: no window, no global state left behind."""
+def canvas(height_in: float, num_columns: int = 1, num_rows: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """A figure in our style, off screen: no window, no global state left behind. The panels of a column share x."""
     with mpl.rc_context(), sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.85):
         mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]  # its keys are a list of literals
         sns.set_palette("colorblind")
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        yield figure, np.atleast_1d(figure.subplots(1, num_columns)).tolist()
+        yield figure, np.ravel(figure.subplots(num_rows, num_columns, sharex="col")).tolist()
 
 
 def _where(frame: pd.DataFrame) -> "pd.Series[str]":
@@ -58,7 +58,7 @@ def times(frame: pd.DataFrame, category: str) -> Figure:
     """Median milliseconds per call for each category; the line spans the blocks from fastest to slowest."""
     data = frame.assign(milliseconds=frame["seconds"] * 1e3, where=_where(frame))
     num_bars = data[category].nunique() * data["where"].nunique()
-    with _figure(0.9 + 0.3 * num_bars) as (figure, (axes,)):
+    with canvas(0.9 + 0.3 * num_bars) as (figure, (axes,)):
         sns.barplot(
             data, x="milliseconds", y=category, hue="where", estimator="median", errorbar=("pi", 100),
             err_kws={"color": INK, "linewidth": 1.5}, ax=axes,
@@ -71,7 +71,7 @@ def times(frame: pd.DataFrame, category: str) -> Figure:
 def scaling(frame: pd.DataFrame, size: str, size_label: str) -> Figure:
     """Milliseconds per training step against a size, both logarithmic; the band spans the blocks."""
     data = frame.assign(milliseconds=frame["seconds"] * 1e3, where=_where(frame))
-    with _figure(3.4) as (figure, (axes,)):
+    with canvas(3.4) as (figure, (axes,)):
         sns.lineplot(
             data, x=size, y="milliseconds", hue="where", estimator="median", errorbar=("pi", 100), marker="o", ax=axes
         )  # fmt: skip
@@ -86,7 +86,7 @@ def scaling(frame: pd.DataFrame, size: str, size_label: str) -> Figure:
 
 def accuracy_curves(frame: pd.DataFrame) -> Figure:
     """Mean test accuracy per epoch for each label; the band spans the seeds from worst to best."""
-    with _figure(3.8 + 0.16 * frame["label"].nunique()) as (figure, (axes,)):
+    with canvas(3.8 + 0.16 * frame["label"].nunique()) as (figure, (axes,)):
         sns.lineplot(
             frame.assign(epoch=frame["epoch"] + 1), x="epoch", y="test_accuracy", hue="label", errorbar=("pi", 100),
             marker="o" if frame["epoch"].max() < 20 else None, ax=axes,
@@ -106,7 +106,7 @@ def tutorial_curve(frame: pd.DataFrame) -> Figure:
     )
     longest = int(frame["epoch"].max())
     published = published[published["epoch"] <= longest].melt("epoch", var_name="half", value_name="accuracy")
-    with _figure(3.8) as (figure, (axes,)):
+    with canvas(3.8) as (figure, (axes,)):
         sns.lineplot(
             curves.assign(epoch=curves["epoch"] + 1), x="epoch", y="accuracy", hue="half", errorbar=("pi", 100), ax=axes
         )  # fmt: skip
@@ -131,7 +131,7 @@ def training(frame: pd.DataFrame, quantity: str) -> Figure:
     curves = frame.melt("epoch", [f"train_{quantity}", f"test_{quantity}"], "half", quantity)
     curves["half"] = curves["half"].str.removesuffix(f"_{quantity}")
     unit = {"loss": "cross-entropy (nats per sample)", "accuracy": "accuracy (fraction)"}[quantity]
-    with _figure(3.4) as (figure, (axes,)):
+    with canvas(3.4) as (figure, (axes,)):
         marker = "o" if frame["epoch"].max() < 20 else None
         sns.lineplot(
             curves.assign(epoch=curves["epoch"] + 1), x="epoch", y=quantity, hue="half", marker=marker, ax=axes
@@ -147,7 +147,7 @@ def time_to_accuracy(frame: pd.DataFrame, target: float) -> Figure:
     counts = frame.groupby("label", sort=False)["seconds_to_target"].agg(["count", "size"])
     names = {label: f"{label}\n{row['count']} of {row['size']} seeds" for label, row in counts.iterrows()}
     data = frame.assign(name=frame["label"].map(names))
-    with _figure(1.0 + 0.55 * len(names)) as (figure, (axes,)):
+    with canvas(1.0 + 0.55 * len(names)) as (figure, (axes,)):
         sns.stripplot(data, x="seconds_to_target", y="name", hue="name", jitter=False, size=7, alpha=0.7, ax=axes)
         axes.set(xlabel=f"training time to {target:.0%} (s)", ylabel="")
         slowest = data["seconds_to_target"].max()
@@ -164,12 +164,38 @@ def activation_functions() -> Figure:
         if not name.startswith("custom_")
     ).explode(["x", "value", "derivative"])
     frame = frame.astype({"x": float, "value": float, "derivative": float})
-    with _figure(3.6, num_columns=2) as (figure, panels):
+    with canvas(3.6, num_columns=2) as (figure, panels):
         for axes, column, name in zip(panels, ["value", "derivative"], ["f(x)", "f′(x)"], strict=True):
             sns.lineplot(frame, x="x", y=column, hue="activation", linewidth=1.3, ax=axes)
             axes.set(xlabel="x (dimensionless)", ylabel=f"{name} (dimensionless)")
         _legend_below(figure, panels[0], num_columns=4)
         _without_legend(panels[1])
+    return figure
+
+
+def forest(frame: pd.DataFrame) -> Figure:
+    """Ratio of new to base with its interval, a line per comparison; the grey bar is the margin that does not count."""
+    colours = {"slower": "#d55e00", "worse": "#d55e00", "faster": "#029e73", "better": "#029e73", "same": "#0173b2"}
+    with canvas(1.1 + 0.3 * len(frame)) as (figure, (axes,)):
+        for place, row in enumerate(frame.to_dict("records")):
+            axes.barh(place, row["margin_ratio"] - 1 / row["margin_ratio"], left=1 / row["margin_ratio"], height=0.7,
+                      color=LINE, alpha=0.5, linewidth=0)  # fmt: skip
+            colour = colours.get(row["verdict"], INK)
+            axes.plot([row["low_ratio"], row["high_ratio"]], [place, place], color=colour, linewidth=1.5)
+            axes.plot(row["ratio"], place, "o", color=colour, markersize=6)
+        axes.axvline(1, color=INK, linewidth=0.8)
+        axes.set_yticks(range(len(frame)), [f"{r['benchmark']}: {r['verdict']}" for r in frame.to_dict("records")])
+        axes.invert_yaxis()
+        shown = frame[["ratio", "margin_ratio"]].to_numpy().ravel().tolist()
+        far = max(max(value, 1 / value) for value in shown)
+        bounds = [b for b in frame[["low_ratio", "high_ratio"]].to_numpy().ravel() if 1 / far**2 < b < far**2]
+        far = 1.02 * max(max(value, 1 / value) for value in [*bounds, far])
+        axes.set(
+            xscale="log", xlim=(1 / far, far), xlabel="new over base: ratio with interval; below 1 is less", ylabel=""
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter("{x:.3g}")
     return figure
 
 

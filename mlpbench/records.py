@@ -202,6 +202,9 @@ class Session:
     """One process that measured or trained, and the command that started it."""
 
     id: str
+    run: str  # fresh processes that belong together share it: the rounds of one are replicated by the next
+    process: int  # position among the run's processes
+    side: str  # a | b where the run compares two; else empty
     started_at: str  # UTC, ISO 8601
     command: str
     preset: str
@@ -218,7 +221,10 @@ class Measurement:
     group: str  # measurements of one group ran in turns, round by round: their blocks pair up by round
     operation: str
     config: RunConfig
-    clock: str  # throughput: the device is synchronised at both ends of a block, not between its calls
+    clock: (
+        str  # throughput: the device is synchronised at both ends of a block; latency: after every call; device: events
+    )
+    rounds: int  # planned; a measurement with fewer blocks was cut short. 0: not known (schema 1)
     samples_per_call: int
     warm_up_s: float
     settled: bool  # the warm-up ended because two successive blocks agreed, not at its time limit
@@ -233,11 +239,14 @@ class Block:
     order: int  # position among the group's measurements in this round
     iterations: int
     wall_ns: int
-    device_ns: int | None = None
-    flags: tuple[str, ...] = ()
+    device_ns: int | None = None  # between two events on the device's stream; None: no such clock
+    control_ns: int | None = None  # of the control workload, right beside this block; None: it did not run
+    flags: tuple[str, ...] = ()  # what the machine did meanwhile that can spoil a time: see sentinels.py
 
     def __post_init__(self) -> None:
         """Refuse a block in which nothing was timed."""
+        if self.control_ns is not None and self.control_ns < 1:
+            raise InputError(f"a control workload takes time, not {self.control_ns} ns")
         if self.iterations < 1 or self.wall_ns < 1:
             raise InputError(f"a block has calls and takes time, not {self.iterations} calls in {self.wall_ns} ns")
 
@@ -299,4 +308,81 @@ class Skip:
     reason: str
 
 
-Record = Session | Measurement | Block | TrainResult | Check | Skip
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What `ab` or `aa` is about to measure: pairs of fresh processes, one of each side."""
+
+    id: str  # the `run` of its sessions
+    started_at: str  # UTC, ISO 8601
+    command: str
+    a: tuple[str, ...]  # what the side is: settings, variables, interpreter, commit; paths left out
+    b: tuple[str, ...]
+    operations: tuple[str, ...]
+    config: RunConfig  # of both sides, before their own settings
+    pairs: int  # at most
+    rounds: int
+    first: str  # a | b: drawn; the order is that of ABBA from there on
+    interleaved: bool  # the two processes of a pair take turns, round by round; else side a is measured first, whole
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """Why a plan's measuring stopped."""
+
+    plan: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """The machine while a process measured, read outside the timed regions; None: cannot be read here."""
+
+    session: str
+    load: float | None  # processes that want to run, mean of the last minute
+    steal_share: float | None  # of the CPUs' time, given to other virtual machines
+    other_share: float | None  # of the CPUs' time, used by other processes
+    involuntary_switches: int | None  # of this process
+    frequency_hz: float | None  # of the slowest CPU in use
+    core_latency_s: float | None  # a cache line's way from one CPU in use to another and back
+    gpu_clock_hz: float | None
+    gpu_throttle: tuple[str, ...]  # reasons, as NVML names them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peak:
+    """What the machine can do at best: the roof over every time."""
+
+    session: str
+    device: str
+    num_threads: int
+    gemm_flops_per_s: float  # dense float32 product of large square matrices
+    copy_bytes_per_s: float  # read and written, of an array far larger than the caches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """The most memory that an operation held, from a pass of its own in a fresh process."""
+
+    session: str
+    operation: str
+    config: RunConfig
+    peak_bytes: int
+    before_bytes: int  # held before its first call, model and data in memory
+    source: str  # resident set | CUDA allocator
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noise:
+    """What comparing a benchmark with itself gave on this machine."""
+
+    session: str
+    suite: str
+    operation: str
+    config: RunConfig
+    processes: int  # of each side in a comparison
+    comparisons: int
+    floor_ratio: float  # 95 % of the comparisons lay within this of 1 (never below 1)
+    false_alarms: int  # comparisons that ended with slower or faster
+
+
+Record = Session | Measurement | Block | TrainResult | Check | Skip | Plan | Ending | Conditions | Peak | Memory | Noise

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import mlpbench
-from mlpbench import display, plot, table
+from mlpbench import curves, display, plot, table
 from mlpbench.records import DEFAULT_TARGET
-from mlpbench.sections import Section, facts, summary
+from mlpbench.sections import Fact, Section, facts, summary
 from mlpbench.store import Results
 
 
@@ -35,27 +35,55 @@ def write(results: Results, made: Sequence[Section], directory: Path, target: fl
             section.frame.to_csv(directory / f"{section.name}.csv", index=False, errors="backslashreplace")
         if section.figure is not None:
             _save(section.figure, directory / f"{section.name}.png")
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlpbench"), autoescape=jinja2.select_autoescape(["html.jinja"])
-    )
-    content = {
-        "title": "mlpbench report",
-        "summary": summary(results),
-        "facts": facts(results),
+    again = "mlpbench report" if target == DEFAULT_TARGET else f"mlpbench report --target {target:g}"
+    content = _content("mlpbench report", summary(results), facts(results), made, again)
+    for name, text in {"report.html": _page(content), "report.md": _markdown(content, has_figures=True)}.items():
+        (directory / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+    _to_step_summary(content)
+    return directory / "report.html"
+
+
+def write_page(title: str, line: str, made: Sequence[Section], *, html: Path | None, markdown: Path | None) -> None:
+    """A page of sections alone, as HTML and as Markdown; also appended to `$GITHUB_STEP_SUMMARY`, as `write` does."""
+    content = _content(title, line, [], made, None)
+    if html:
+        html.write_text(_page(content), encoding="utf-8", errors="backslashreplace")
+    if markdown:
+        markdown.write_text(_markdown(content, has_figures=False), encoding="utf-8", errors="backslashreplace")
+    _to_step_summary(content)
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("mlpbench"), autoescape=jinja2.select_autoescape(["html.jinja"])
+)
+
+
+def _content(
+    title: str, line: str, known: Sequence[Fact], made: Sequence[Section], again: str | None
+) -> dict[str, object]:
+    return {
+        "title": title,
+        "summary": line,
+        "facts": known,
         "sections": [_rendered(section) for section in made],
         "version": mlpbench.__version__,
-        "again": "mlpbench report" if target == DEFAULT_TARGET else f"mlpbench report --target {target:g}",
+        "again": again,
     }
-    page = templates.get_template("report.html.jinja").render(content)
-    (directory / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-    text = templates.get_template("report.md.jinja")
-    markdown = text.render(content, has_figures=True)
-    (directory / "report.md").write_text(markdown, encoding="utf-8", errors="backslashreplace")
-    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if step_summary:
-        with Path(step_summary).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text.render(content, has_figures=False))
-    return directory / "report.html"
+
+
+def _page(content: dict[str, object]) -> str:
+    return _TEMPLATES.get_template("report.html.jinja").render(content)
+
+
+def _markdown(content: dict[str, object], *, has_figures: bool) -> str:
+    return _TEMPLATES.get_template("report.md.jinja").render(content, has_figures=has_figures)
+
+
+def _to_step_summary(content: dict[str, object]) -> None:
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(_markdown(content, has_figures=False))
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -103,7 +131,7 @@ def show(results: Results, made: Sequence[Section], console: Console) -> None:
 
 def show_training(results: Results, console: Console, directory: Path) -> None:
     """Print a run's epochs (the first and last of many), and draw loss and accuracy into an existing folder."""
-    epochs = table.epochs(results)
+    epochs = curves.epochs(results)
     columns = ["epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "train_s"]
     shown = epochs[columns].assign(epoch=epochs["epoch"] + 1)
     few = shown if len(shown) <= 12 else pd.concat([shown.head(4), shown.tail(4)])
@@ -114,9 +142,9 @@ def show_training(results: Results, console: Console, directory: Path) -> None:
 
 def show_study(results: Results, console: Console, target: float) -> None:
     """Print a study's accuracies and times to the target accuracy."""
-    epochs = table.epochs(results)
-    display.show(console, "Test accuracy", display.table(table.accuracies(epochs)))
-    arrival = table.time_to_accuracy(table.targets(epochs, target))
+    epochs = curves.epochs(results)
+    display.show(console, "Test accuracy", display.table(curves.accuracies(epochs)))
+    arrival = curves.time_to_accuracy(curves.targets(epochs, target))
     display.show(console, f"Time to {target:.0%} test accuracy", display.table(arrival))
 
 

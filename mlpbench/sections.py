@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mlpbench import display, plot, table
+from mlpbench import curves, diagnosis, display, plot, table
 from mlpbench.records import RunConfig, format_value
 from mlpbench.store import Results
 
@@ -59,6 +59,13 @@ _SUITES = {
         fields=("loader",),
         text="One pass over the training half, from tensors in memory and by the tutorial's DataLoader loop.",
     ),
+    "clocks": _Suite(
+        title="A step by three clocks",
+        category="clock",
+        fields=(),
+        text="Throughput waits for the device at both ends of a block, latency after every step; device is a GPU's own "
+        "time for steps that wait in its queue. On the CPU host and device are one.",
+    ),
     "activations": _Suite(
         title="Cost of an activation",
         category="activation",
@@ -104,8 +111,9 @@ def sections(results: Results, target: float) -> list[Section]:
     if not blocks.empty:
         for name, suite in _SUITES.items():
             made += _suite_sections(results, name, suite, blocks[blocks["suite"] == name])
+        made += _memory_sections(results)
         made += _turns_sections(results, blocks[blocks["suite"] == "time"])
-    made += _training_sections(results, table.epochs(results), target)
+    made += _training_sections(results, curves.epochs(results), target)
     made += _other_sections(results)
     return made
 
@@ -120,7 +128,7 @@ def _suite_sections(results: Results, name: str, suite: _Suite, blocks: pd.DataF
     made = []
     for number, workload in enumerate(workloads.unique()):
         part = blocks[workloads == workload]
-        first = part.drop_duplicates("measurement").reset_index(drop=True)
+        first = part.drop_duplicates("row").reset_index(drop=True)
         shown = table.timings(part).drop(columns=["suite", "config", "operation"])
         shown.insert(0, suite.category, first[suite.category])
         # evaluate works on a hundred times as much as the others, and would make their bars vanish
@@ -170,6 +178,18 @@ def _workload(config: RunConfig, suite: _Suite) -> str:
     return ", ".join(shown)
 
 
+def _memory_sections(results: Results) -> list[Section]:
+    frame = table.memories(results)
+    if frame.empty:
+        return []
+    text = (
+        "The most that one process held, data, model and libraries included, from a pass of its own that is not timed. "
+        "Before: what it held when the operation began."
+    )
+    sessions = {memory.session for memory in results.memories}
+    return [Section(name="memory", title="Peak memory", text=text, frame=frame, commands=_commands(results, sessions))]
+
+
 def _turns_sections(results: Results, blocks: pd.DataFrame) -> list[Section]:
     if blocks.empty:
         return []
@@ -215,7 +235,7 @@ def _training_sections(results: Results, epochs: pd.DataFrame, target: float) ->
                 text="The 2020 tutorial's workload on MNIST, over the points that it published: mean over seeds, band "
                 "from the lowest to the highest seed. The first epoch spreads widely from seed to seed; the published "
                 "point is a single draw.",
-                frame=table.against_tutorial(tutorial),
+                frame=curves.against_tutorial(tutorial),
                 figure=plot.tutorial_curve(tutorial),
                 alt="Training and test accuracy per epoch with the range over seeds, and the published points.",
                 commands=_commands(results, set(tutorial["session"])),
@@ -236,9 +256,9 @@ def _is_tutorial(config: RunConfig) -> bool:
 def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, target: float) -> list[Section]:
     commands = _commands(results, set(epochs["session"]))
     file_name = "".join(c if c.isalnum() else "-" for c in dataset)
-    accuracies = table.accuracies(epochs).drop(columns="dataset")
-    targets = table.targets(epochs, target)
-    arrival = table.time_to_accuracy(targets).drop(columns="dataset")
+    accuracies = curves.accuracies(epochs).drop(columns="dataset")
+    targets = curves.targets(epochs, target)
+    arrival = curves.time_to_accuracy(targets).drop(columns="dataset")
     last = ", ".join(f"{row['label']} {row['mean_accuracy']:.4f}" for _, row in accuracies.iterrows())
     reached = ", ".join(f"{row['label']} {row['num_reached']} of {row['num_seeds']}" for _, row in arrival.iterrows())
     return [
@@ -323,9 +343,9 @@ def facts(results: Results) -> list[Fact]:
             note += f"; first: {check['first_difference']}"
         value = "equal bits" if check["equal_bits"] else "bits differ"
         made.append(Fact(name=f"Same seed, {check['check']}", value=value, note=note))
-    epochs = table.epochs(results)
+    epochs = curves.epochs(results)
     if not epochs.empty:
-        best = table.accuracies(epochs).sort_values("mean_accuracy").iloc[-1]
+        best = curves.accuracies(epochs).sort_values("mean_accuracy").iloc[-1]
         seeds = "1 seed" if best["num_seeds"] == 1 else f"mean of {best['num_seeds']} seeds"
         note = f"{best['dataset']}: {best['label']}, {best['num_epochs']} epochs, {seeds}"
         made.append(Fact(name="Best test accuracy", value=f"{best['mean_accuracy']:.4f}", note=note))
@@ -335,6 +355,9 @@ def facts(results: Results) -> list[Fact]:
 def _time_facts(blocks: pd.DataFrame) -> list[Fact]:
     """Step and epoch of the session that measured them last, and the loaders' ratio only if they ran in turns."""
     made = []
+    said = diagnosis.sentences(blocks)
+    if said:
+        made.append(Fact(name="What bounds it", value=said[0].split(": ")[0].split(" is ")[-1], note=" ".join(said)))
     for suite, operation, name in (
         ("operations", "train_step", "Training step"),
         ("epochs", "epoch", "Epoch in memory"),

@@ -3,6 +3,8 @@
 History of the schema:
 
 - 1 (2026-11): session, measurement, block, train_result, check, skip.
+- 2 (2026-11): plan, ending, conditions, peak, memory, noise; a session's run, process and side, a measurement's
+  planned rounds, a block's control_ns; every line ends with its CRC-32.
 
 One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A file only grows, a whole line at a time, so
 that a killed process loses at most the line it was writing.
@@ -14,7 +16,8 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date
 from pathlib import Path
@@ -23,16 +26,23 @@ from typing import Any
 from mlpbench.records import (
     Block,
     Check,
+    Conditions,
+    Ending,
     Environment,
     InputError,
     Measurement,
+    Memory,
+    Noise,
+    Peak,
+    Plan,
     Record,
     Session,
     Skip,
     TrainResult,
 )
 
-SCHEMA = 1
+SCHEMA = 2
+_LARGEST = 2**64  # no count and no time is larger; floats could not hold what is
 
 KINDS: dict[str, type[Record]] = {
     "session": Session,
@@ -41,6 +51,12 @@ KINDS: dict[str, type[Record]] = {
     "train_result": TrainResult,
     "check": Check,
     "skip": Skip,
+    "plan": Plan,
+    "ending": Ending,
+    "conditions": Conditions,
+    "peak": Peak,
+    "memory": Memory,
+    "noise": Noise,
 }
 _KIND_OF = {record_type: kind for kind, record_type in KINDS.items()}
 
@@ -59,34 +75,55 @@ class Results:
     train_results: list[TrainResult] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    endings: dict[str, Ending] = field(default_factory=dict)  # by plan
+    conditions: dict[str, Conditions] = field(default_factory=dict)  # by session
+    peaks: list[Peak] = field(default_factory=list)
+    memories: list[Memory] = field(default_factory=list)
+    noises: list[Noise] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Take one record in.
 
         Raises:
-            ValueError: if it points to a session or measurement that is not here.
+            ValueError: if it points to a session, measurement or plan that is not here.
         """
-        match record:
-            case Session():
-                self.sessions[record.id] = record
-                return
-            case Block():
-                if record.measurement not in self.measurements:
-                    raise _DamageError(f"its measurement {record.measurement!r} is missing")
-                self.blocks.append(record)
-                return
-        if record.session not in self.sessions:
-            raise _DamageError(f"its session {record.session!r} is missing")
-        match record:
-            case Measurement():
-                self.measurements[record.id] = record
-            case TrainResult():
-                self.train_results.append(record)
-            case Check():
-                self.checks.append(record)
-            case Skip():
-                self.skips.append(record)
+        kind = _KIND_OF[type(record)]
+        pointer = _POINTERS.get(kind, "session")
+        if pointer and getattr(record, pointer) not in getattr(self, f"{pointer}s"):
+            raise _DamageError(f"its {pointer} {getattr(record, pointer)!r} is missing")
+        place, key = _PLACES[kind]
+        if key:
+            getattr(self, place)[getattr(record, key)] = record
+        else:
+            getattr(self, place).append(record)
+
+    def records(self) -> Iterator[Record]:
+        """Every record, each after the one it points to."""
+        first = ("sessions", "plans", "measurements")
+        for name in (*first, *(place for place, _ in _PLACES.values() if place not in first)):
+            found = getattr(self, name)
+            yield from found.values() if isinstance(found, dict) else found
+
+
+# Which field of a record names another that has to be there before it; a session, unless said otherwise.
+_POINTERS = {"session": None, "plan": None, "block": "measurement", "ending": "plan"}
+# Where Results keeps a kind, and by which field, if it is looked up.
+_PLACES = {
+    "session": ("sessions", "id"),
+    "measurement": ("measurements", "id"),
+    "block": ("blocks", None),
+    "train_result": ("train_results", None),
+    "check": ("checks", None),
+    "skip": ("skips", None),
+    "plan": ("plans", "id"),
+    "ending": ("endings", "plan"),
+    "conditions": ("conditions", "session"),
+    "peak": ("peaks", None),
+    "memory": ("memories", None),
+    "noise": ("noises", None),
+}
 
 
 def results_file(root: Path, environment: Environment, day: date) -> Path:
@@ -115,7 +152,17 @@ def append(path: Path, record: Record) -> None:
 def encode(record: Record) -> str:
     """The record as one line of JSON, floats exact (shortest form that reads back to the same double)."""
     content = {"kind": _KIND_OF[type(record)], "schema": SCHEMA, **_plain(record)}
-    return json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return seal(json.dumps(content, separators=(",", ":"), allow_nan=False))
+
+
+def seal(text: str) -> str:
+    """A JSON object with its CRC-32 as the last field, so that a damaged digit does not pass for a time."""
+    return f'{text[:-1]},"crc32":"{zlib.crc32(text.encode()):08x}"}}'
+
+
+def _is_sealed(line: str) -> bool:
+    text = line.rstrip()
+    return text == seal(text[: -len(',"crc32":"00000000"}')] + "}")
 
 
 def _plain(value: Any) -> Any:
@@ -143,10 +190,31 @@ def decode(line: str) -> Record:
     kind, schema = content.pop("kind"), content.pop("schema")
     if type(schema) is int and schema > SCHEMA:
         raise _DamageError(f"schema {schema} is newer than this mlpbench reads ({SCHEMA}); upgrade mlpbench")
-    if type(schema) is not int or schema != SCHEMA or not isinstance(kind, str) or kind not in KINDS:
+    if type(schema) is not int or schema < 1 or not isinstance(kind, str) or kind not in KINDS:
         raise _DamageError(f"unknown kind {kind!r} of schema {schema!r}")
+    if schema > 1:
+        if not _is_sealed(line):
+            raise _DamageError("its checksum does not fit")
+        del content["crc32"]
+    else:
+        added = _since_1(kind, content)
+        if set(added) & set(content):
+            raise _DamageError(f"{kind} of schema 1 has fields of schema 2")
+        content |= added
     record: Record = _typed(KINDS[kind], content, kind)
     return record
+
+
+def _since_1(kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """What schema 2 added to a kind, as it was before: every session by itself, no number of rounds, no control."""
+    match kind:
+        case "session":
+            return {"run": content.get("id"), "process": 0, "side": ""}
+        case "measurement":
+            return {"rounds": 0}
+        case "block":
+            return {"control_ns": None}
+    return {}
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
@@ -160,7 +228,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return _typed_items(typing.get_args(hint), value, where)
     if hint is float and (value in ("nan", "inf", "-inf") or (type(value) is int and abs(value) <= 2**53)):
         return float(value)
-    if type(value) is not hint:
+    if type(value) is not hint or (hint is int and abs(value) > _LARGEST):
         raise _DamageError(f"{where} is {value!r:.40}")
     return value
 

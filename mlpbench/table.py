@@ -4,25 +4,15 @@ Numbers keep their units (columns say `_s`, `_ratio`); scaling to ms and roundin
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 
 import pandas as pd
 
-from mlpbench import stats
-from mlpbench.records import Measurement, RunConfig, TrainResult, format_value
+from mlpbench import roofline, stats
+from mlpbench.records import Measurement, RunConfig, format_value
 from mlpbench.store import Results
-
-# The tutorial's published curve: epoch -> loss of its last batch, training accuracy, test accuracy.
-# Source: M. Rivera, "Tutorial PyTorch: Perceptron Multi-Capa", 2020.
-TUTORIAL_CURVE = {
-    0: (0.6486, 0.5455, 0.8112),
-    1: (0.3926, 0.8589, 0.8854),
-    2: (0.3675, 0.8944, 0.9041),
-    3: (0.4391, 0.9079, 0.9162),
-    131: (0.0006, 1.0, 0.9785),
-    132: (0.0008, 1.0, 0.9784),
-}
 
 
 def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list[str]:
@@ -33,34 +23,22 @@ def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list
     >>> labels([RunConfig()])
     ['default']
     """
-    varying = _varying(configs, without)
-    if not varying:  # all the same: how they differ from the default
-        varying = _varying([RunConfig(), *configs], without)
-    if not varying:
+    names = varying(configs, without)
+    if not names:  # all the same: how they differ from the default
+        names = varying([RunConfig(), *configs], without)
+    if not names:
         return ["default"] * len(configs)
-    return [" ".join(f"{name}={_short(config, name)}" for name in varying) for config in configs]
+    return [" ".join(f"{name}={short(config, name)}" for name in names) for config in configs]
 
 
-def _varying(configs: Sequence[RunConfig], without: Iterable[str] = ()) -> list[str]:
+def varying(configs: Sequence[RunConfig], without: Iterable[str] = ()) -> list[str]:
     """The fields in which configs differ among each other."""
     names = [f.name for f in fields(RunConfig) if f.name not in without]
     return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
 
 
-def _training_labels(configs: Sequence[RunConfig]) -> list[str]:
-    """Activations and optimizer, which studies vary, and after them what else varies within the same data set."""
-    spoken = ("seed", "dataset", "activations", "optimizer")
-    names: dict[RunConfig, str] = {}
-    for dataset in {config.dataset for config in configs}:
-        here = [config for config in configs if config.dataset == dataset]
-        varying = _varying(here, spoken)
-        for config in here:
-            parts = [_short(config, "activations"), config.optimizer]
-            names[config] = " ".join([*parts, *(f"{name}={_short(config, name)}" for name in varying)])
-    return [names[config] for config in configs]
-
-
-def _short(config: RunConfig, name: str) -> str:
+def short(config: RunConfig, name: str) -> str:
+    """A field's value; once where it repeats for every layer."""
     value = getattr(config, name)
     if isinstance(value, tuple) and len(set(value)) == 1:
         return format_value(value[:1])
@@ -68,30 +46,35 @@ def _short(config: RunConfig, name: str) -> str:
 
 
 def blocks(results: Results) -> pd.DataFrame:
-    """A row per timed block of the newest measurement of each machine, suite, operation and config.
+    """A row per timed block of the newest run of each machine, suite, operation, clock and config.
 
-    Columns: measurement, session, machine, torch, commit, suite, group, operation, activation and width (of the first
-    hidden layer), config and each of its fields, samples_per_call, settled, round, order, iterations, seconds (per
-    call), flags.
+    Columns: row (the same for the processes of one run), measurement, session, process, machine, torch, commit,
+    suite, group, operation, clock, activation and width (of the first hidden layer), config and each of its fields,
+    samples_per_call, settled, round, order, iterations, seconds (per call), roof_s (what products alone would take;
+    NaN: not known), control_s, flags.
     """
     newest = _newest(results)
+    roofs = {m.id: _roof_s(results, m) for m, _ in newest.values()}
     position = {key: index for index, key in enumerate(results.measurements)}
     rows = []
     for block in sorted(results.blocks, key=lambda block: (position[block.measurement], block.round)):
         if block.measurement not in newest:
             continue
-        m = newest[block.measurement]
+        m, row = newest[block.measurement]
         environment = results.sessions[m.session].environment
         rows.append(
             {
+                "row": row,
                 "measurement": m.id,
                 "session": m.session,
+                "process": results.sessions[m.session].process,
                 "machine": environment.machine,
                 "torch": environment.torch,
                 "commit": environment.commit,
                 "suite": m.suite,
                 "group": m.group,
                 "operation": m.operation,
+                "clock": m.clock,
                 **asdict(m.config),
                 "config": m.config,
                 "activation": m.config.activations[0],
@@ -102,37 +85,59 @@ def blocks(results: Results) -> pd.DataFrame:
                 "order": block.order,
                 "iterations": block.iterations,
                 "seconds": block.wall_ns / block.iterations / 1e9,
+                "roof_s": roofs[m.id],
+                "control_s": math.nan if block.control_ns is None else block.control_ns / 1e9,
                 "flags": ",".join(block.flags),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _newest(results: Results) -> dict[str, Measurement]:
-    """Measurements that have blocks, the last started of each identity; what ran in turns stays together."""
-    with_blocks = {block.measurement for block in results.blocks}
-    measured = [m for m in results.measurements.values() if m.id in with_blocks]
+def _roof_s(results: Results, m: Measurement) -> float:
+    """Seconds that the products of a call take at the peak of its machine; NaN where that is unknown."""
+    here = results.sessions[m.session].environment
+    peaks = [p for p in results.peaks if results.sessions[p.session].environment.machine == here.machine]
+    peak = roofline.find(peaks, m.config.device, m.config.num_threads or here.num_threads)
+    roof_s = roofline.roof_s(m.operation, m.config, m.samples_per_call, peak) if peak else None
+    return math.nan if roof_s is None else roof_s
+
+
+def _newest(results: Results) -> dict[str, tuple[Measurement, str]]:
+    """Measurements of the last run of each identity, with the id that its processes share.
+
+    What took turns stays together. A measurement that was cut short counts only where there is no whole one.
+    """
+    counts = Counter(block.measurement for block in results.blocks)
+    measured = [m for m in results.measurements.values() if counts[m.id] and not results.sessions[m.session].side]
+    # started last, and whole before cut short
+    measured.sort(key=lambda m: (counts[m.id] >= m.rounds, results.sessions[m.session].started_at))
     groups: dict[str, list[Measurement]] = {}
-    for m in sorted(measured, key=lambda m: results.sessions[m.session].started_at):
+    for m in measured:
         groups.setdefault(m.group, []).append(m)
-    newest: dict[object, Measurement] = {}
+    newest: dict[object, list[Measurement]] = {}
     for group in groups.values():
         configs = tuple(m.config for m in group)
         for place, m in enumerate(group):  # the same config may take part twice
-            machine = results.sessions[m.session].environment.machine
-            newest[machine, m.suite, m.operation, configs, place] = m
-    return {m.id: m for m in newest.values()}
+            session = results.sessions[m.session]
+            identity = (session.environment.machine, m.suite, m.operation, m.clock, configs, place)
+            of_run = newest.setdefault(identity, [])
+            if of_run and results.sessions[of_run[-1].session].run != session.run:
+                of_run.clear()
+            of_run.append(m)
+    return {m.id: (m, of_run[0].id) for of_run in newest.values() for m in of_run}
 
 
 def timings(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per measurement of a `blocks` frame: median seconds per call with its interval over blocks.
+    """A row per benchmark of a `blocks` frame: median seconds per call, with its interval.
 
-    The blocks of one process are not independent of each other, so the interval describes that process.
+    Over the medians of the processes, if there are several. The blocks of one process are not independent of each
+    other, so the interval of one describes that process.
     """
     rows = []
-    for _, part in frame.groupby("measurement", sort=False):
+    for _, part in frame.groupby("row", sort=False):
         first = part.iloc[0]
-        interval = stats.median_interval(part["seconds"].tolist())
+        medians = part.groupby("measurement", sort=False)["seconds"].median()
+        interval = stats.median_interval((medians if len(medians) > 1 else part["seconds"]).tolist())
         rows.append(
             {
                 **{
@@ -143,9 +148,12 @@ def timings(frame: pd.DataFrame) -> pd.DataFrame:
                 "low_s": interval.low,
                 "high_s": interval.high,
                 "coverage": interval.coverage,
+                "num_processes": len(medians),
                 "num_blocks": len(part),
+                "flagged_share": float((part["flags"] != "").mean()),
+                "roof_share": first["roof_s"] / interval.estimate,
                 "samples_per_s": first["samples_per_call"] / interval.estimate,
-                "settled": first["settled"],
+                "settled": bool(part["settled"].all()),
             }
         )
     return pd.DataFrame(rows)
@@ -158,7 +166,7 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
         ids = part["measurement"].unique()
         configs = part.drop_duplicates("measurement")["config"].tolist()
         names = dict(zip(ids, labels(configs), strict=True))
-        varying = _varying(configs)
+        fields_apart = varying(configs)
         by_round = part.pivot_table(index="round", columns="measurement", values="seconds").dropna()
         for contender in ids[1:] if len(by_round) else ():
             interval = stats.ratio_interval(by_round[ids[0]].tolist(), by_round[contender].tolist())
@@ -166,7 +174,7 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
                 {
                     "machine": part["machine"].iloc[0],
                     "operation": part["operation"].iloc[0],
-                    "workload": labels(configs[:1], without=varying)[0],
+                    "workload": labels(configs[:1], without=fields_apart)[0],
                     "baseline": names[ids[0]],
                     "contender": names[contender],
                     "baseline_median_s": float(by_round[ids[0]].median()),
@@ -179,116 +187,6 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-def epochs(results: Results) -> pd.DataFrame:
-    """A row per epoch of every training run; the newest run of each machine and config.
-
-    Columns: machine, session, run, label (activations, optimizer, and what else varies but the seed), config and each
-    of its fields, epoch (from 0), train_loss, train_accuracy, last_loss, test_loss, test_accuracy, train_s, elapsed_s
-    (of training alone, up to this epoch's end).
-    """
-    newest: dict[object, TrainResult] = {}
-    for result in sorted(results.train_results, key=lambda r: results.sessions[r.session].started_at):
-        newest[results.sessions[result.session].environment.machine, result.config] = result
-    names = _training_labels([result.config for result in newest.values()])
-    rows = []
-    for run, (result, label) in enumerate(zip(newest.values(), names, strict=True)):
-        machine = results.sessions[result.session].environment.machine
-        elapsed_s = 0.0
-        for epoch in range(len(result.train_loss)):
-            elapsed_s += result.train_s[epoch]
-            rows.append(
-                {
-                    "machine": machine,
-                    "session": result.session,
-                    "run": run,
-                    "label": label,
-                    "config": result.config,
-                    **asdict(result.config),
-                    "epoch": epoch,
-                    "train_loss": result.train_loss[epoch],
-                    "train_accuracy": result.train_accuracy[epoch],
-                    "last_loss": result.last_loss[epoch],
-                    "test_loss": result.test_loss[epoch],
-                    "test_accuracy": result.test_accuracy[epoch],
-                    "train_s": result.train_s[epoch],
-                    "elapsed_s": elapsed_s,
-                }
-            )
-    frame = pd.DataFrame(rows)
-    if rows and len(set(frame["machine"])) > 1:
-        frame["label"] = frame["machine"] + " " + frame["label"]
-    return frame
-
-
-def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set and label of an `epochs` frame: test accuracy after the last epoch over seeds."""
-    rows = []
-    for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
-        last = part[part["epoch"] == part["num_epochs"] - 1]
-        values = last["test_accuracy"].tolist()
-        interval = stats.mean_interval(values)
-        rows.append(
-            {
-                "machine": machine,
-                "dataset": dataset,
-                "label": label,
-                "num_epochs": int(part["num_epochs"].iloc[0]),
-                "num_seeds": len(values),
-                "mean_accuracy": interval.estimate,
-                "low_accuracy": max(interval.low, 0.0) if len(values) > 1 else math.nan,
-                "high_accuracy": min(interval.high, 1.0) if len(values) > 1 else math.nan,
-                "min_accuracy": min(values),
-                "max_accuracy": max(values),
-                "train_accuracy": float(last["train_accuracy"].mean()),
-                "epoch_s": float(part["train_s"].median()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def targets(frame: pd.DataFrame, target: float) -> pd.DataFrame:
-    """A row per run of an `epochs` frame: epochs and training seconds to the target accuracy; NaN is a miss."""
-    rows = []
-    for run, part in frame.groupby("run", sort=False):
-        index = stats.first_at_least(part["test_accuracy"].tolist(), target)
-        rows.append(
-            {
-                **{name: part[name].iloc[0] for name in ("machine", "label", "dataset", "num_epochs", "seed")},
-                "run": run,
-                "epochs_to_target": None if index is None else index + 1,
-                "seconds_to_target": None if index is None else float(part["elapsed_s"].iloc[index]),
-            }
-        )
-    frame = pd.DataFrame(rows)
-    return frame.astype({"epochs_to_target": float, "seconds_to_target": float}) if rows else frame
-
-
-def time_to_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set and label of a `targets` frame: how many seeds got there, and medians (a miss is never)."""
-    rows = []
-    for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
-        reached = part["seconds_to_target"].notna()
-        share = stats.share_interval(int(reached.sum()), len(part))
-        rows.append(
-            {
-                "machine": machine,
-                "dataset": dataset,
-                "label": label,
-                "num_seeds": len(part),
-                "num_reached": int(reached.sum()),
-                "low_share": share.low,
-                "high_share": share.high,
-                "median_epochs": stats.median_with_misses(_with_misses(part["epochs_to_target"])),
-                "median_s": stats.median_with_misses(_with_misses(part["seconds_to_target"])),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _with_misses(values: "pd.Series[float]") -> list[float | None]:
-    return [None if pd.isna(value) else float(value) for value in values]
 
 
 def checks(results: Results) -> pd.DataFrame:
@@ -307,6 +205,23 @@ def checks(results: Results) -> pd.DataFrame:
             "first_difference": check.first_difference,
             "max_abs_difference": check.max_abs_difference,
             "final_abs_difference": check.final_abs_difference,
+        }
+    return pd.DataFrame(newest.values())
+
+
+def memories(results: Results) -> pd.DataFrame:
+    """A row per operation and config: its peak memory, the largest of its newest session's processes."""
+    newest = {}
+    for memory in sorted(results.memories, key=lambda m: results.sessions[m.session].started_at):
+        machine = results.sessions[memory.session].environment.machine
+        newest[machine, memory.operation, memory.config] = {
+            "machine": machine,
+            "operation": memory.operation,
+            "workload": str(memory.config),
+            "device": memory.config.device,
+            "peak_bytes": memory.peak_bytes,
+            "before_bytes": memory.before_bytes,
+            "source": memory.source,
         }
     return pd.DataFrame(newest.values())
 
@@ -340,25 +255,3 @@ def sessions(results: Results) -> pd.DataFrame:
         for session in results.sessions.values()
     ]
     return pd.DataFrame(rows).sort_values("started_at", ascending=False, ignore_index=True)
-
-
-def against_tutorial(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per published epoch of the tutorial that an `epochs` frame reaches: published and own accuracies."""
-    rows = []
-    for epoch, (_, train, test) in TUTORIAL_CURVE.items():
-        here = frame[frame["epoch"] == epoch]
-        if here.empty:
-            continue
-        rows.append(
-            {
-                "epoch": epoch,
-                "num_seeds": len(here),
-                "published_test_accuracy": test,
-                "mean_test_accuracy": float(here["test_accuracy"].mean()),
-                "min_test_accuracy": float(here["test_accuracy"].min()),
-                "max_test_accuracy": float(here["test_accuracy"].max()),
-                "published_train_accuracy": train,
-                "mean_train_accuracy": float(here["train_accuracy"].mean()),
-            }
-        )
-    return pd.DataFrame(rows)

@@ -12,7 +12,9 @@ from typing import Protocol
 
 import torch
 
-from mlpbench.records import Block, Measurement, RunConfig, Session
+from mlpbench.control import Control
+from mlpbench.records import Block, InputError, Measurement, RunConfig, Session, choose
+from mlpbench.sentinels import Sentinels
 
 MIN_BLOCK_S = 0.020  # a synchronisation costs about 10 us: under .1 % of such a block
 SETTLED_RATIO = 0.02  # two successive blocks within this have settled
@@ -20,18 +22,24 @@ SETTLED_RATIO = 0.02  # two successive blocks within this have settled
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """How much to measure. The intervals of one process describe that process only."""
+    """How much to measure. One process describes itself only: verdicts need several."""
 
-    rounds: int  # blocks of an operation shorter than MIN_BLOCK_S
+    processes: int  # fresh ones, one after the other
+    rounds: int  # blocks of an operation shorter than MIN_BLOCK_S, in each process
     epoch_rounds: int  # blocks of an operation that is longer, one call each
     warm_up_s: float  # at most, per measurement
 
 
 PRESETS = {
-    "quick": Preset(rounds=5, epoch_rounds=3, warm_up_s=0.3),
-    "default": Preset(rounds=10, epoch_rounds=5, warm_up_s=1.0),
-    "rigorous": Preset(rounds=30, epoch_rounds=10, warm_up_s=3.0),
+    "quick": Preset(processes=1, rounds=5, epoch_rounds=3, warm_up_s=0.3),
+    "default": Preset(processes=5, rounds=10, epoch_rounds=3, warm_up_s=0.5),
+    "rigorous": Preset(processes=12, rounds=10, epoch_rounds=5, warm_up_s=2.0),
 }
+
+CLOCKS = ("throughput", "latency", "device")
+# Calls of a block on the device clock: its kernels have to fit into the queue (some 1,000), behind one that waits.
+DEVICE_CALLS = 10
+DEVICE_WAIT_CYCLES = 50_000_000  # some 30 ms, in which the host fills the queue
 
 # The operations that last longer than a block: one call is one block, from a fresh state.
 LONG_OPERATIONS = frozenset({"epoch"})
@@ -60,6 +68,58 @@ def time_block(call: Callable[[], object], iterations: int, clock: Callable[[], 
     for _ in range(iterations):
         call()
     return round((clock() - start) * 1e9)
+
+
+def check_clock(clock: str, operation: str, device: str) -> None:
+    """Check that an operation can be timed by a clock.
+
+    Raises:
+        InputError: for an unknown clock, or one that the device or the operation does not have.
+    """
+    choose(dict.fromkeys(CLOCKS), clock, "clock")
+    if clock == "device" and device != "cuda":
+        raise InputError("the device clock reads events of a GPU; on the CPU, host and device are one")
+    if clock != "throughput" and operation in (*LONG_OPERATIONS, "evaluate"):
+        raise InputError(f"{operation} waits for the device itself: it has the throughput clock only")
+
+
+def waiting(call: Callable[[], object]) -> Callable[[], object]:
+    """The call, and then the wait for the device: what a step costs someone who looks at its result."""
+
+    def wait() -> float:
+        call()
+        return clock()
+
+    return wait
+
+
+def device_block(call: Callable[[], object], iterations: int) -> int:
+    """Nanoseconds that the GPU needs for `iterations` calls whose kernels wait in its queue: no time of the host's."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(DEVICE_WAIT_CYCLES)  # PyTorch has no public way to hold the queue
+    start.record()
+    for _ in range(iterations):
+        call()
+    end.record()
+    end.synchronize()
+    milliseconds: float = start.elapsed_time(end)
+    return max(round(milliseconds * 1e6), 1)
+
+
+class Watch:
+    """What runs and reads beside the blocks of one process, outside their timed regions: control and sentinels."""
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] = clock) -> None:
+        self._control = Control(device, clock)
+        self.sentinels = Sentinels()
+
+    def begin(self) -> None:
+        """Right before a block."""
+        self.sentinels.begin()
+
+    def end(self) -> tuple[tuple[str, ...], int]:
+        """Right after it: its flags, and nanoseconds of the control workload."""
+        return self.sentinels.end(), self._control()
 
 
 def warm_up(call: Callable[[], object], limit_s: float, clock: Callable[[], float] = clock) -> tuple[int, float, bool]:
@@ -108,8 +168,10 @@ def describe(
     *,
     suite: str,
     group: str,
+    rounds: int,
     warm_up_s: float,
     settled: bool,
+    clock: str = "throughput",
 ) -> Measurement:
     """The record of what is about to be timed."""
     return Measurement(
@@ -119,7 +181,8 @@ def describe(
         group=group,
         operation=operation,
         config=trainer.config,
-        clock="throughput",
+        clock=clock,
+        rounds=rounds,
         samples_per_call=trainer.samples_per_call(operation),
         warm_up_s=round(warm_up_s, 6),
         settled=settled,
@@ -135,6 +198,8 @@ def measure(
     rounds: int,
     warm_up_s: float,
     emit: Callable[[Measurement | Block], None],
+    measured_by: str = "throughput",
+    watch: Watch | None = None,
     clock: Callable[[], float] = clock,
 ) -> None:
     """Time one operation of several trainers in turns: every round times each once, in an order drawn anew.
@@ -147,21 +212,62 @@ def measure(
     for trainer in trainers:
         iterations, spent_s, settled = ready(trainer, operation, warm_up_s, clock)
         measurement = describe(
-            trainer, operation, session, suite=suite, group=group, warm_up_s=spent_s, settled=settled
+            trainer,
+            operation,
+            session,
+            suite=suite,
+            group=group,
+            rounds=rounds,
+            warm_up_s=spent_s,
+            settled=settled,
+            clock=measured_by,
         )
         turns.append((measurement, trainer, iterations))
         emit(measurement)
     for round_index in range(rounds):
         shuffle.shuffle(turns)
         for order, (measurement, trainer, iterations) in enumerate(turns):
-            trainer.prepare(operation)
-            wall_ns = time_block(trainer.operation(operation), iterations, clock)
-            emit(
-                Block(
-                    measurement=measurement.id,
-                    round=round_index,
-                    order=order,
-                    iterations=iterations,
-                    wall_ns=wall_ns,
-                )
+            block = observe(
+                measurement,
+                trainer,
+                iterations=iterations,
+                round_index=round_index,
+                order=order,
+                watch=watch,
+                clock=clock,
             )
+            emit(block)
+
+
+def observe(
+    measurement: Measurement,
+    trainer: Timeable,
+    *,
+    iterations: int,
+    round_index: int,
+    order: int,
+    watch: Watch | None,
+    clock: Callable[[], float] = clock,
+) -> Block:
+    """One timed block, with what happened beside it."""
+    call = trainer.operation(measurement.operation)
+    trainer.prepare(measurement.operation)
+    if watch:
+        watch.begin()
+    device_ns = None
+    if measurement.clock == "device":
+        iterations = min(iterations, DEVICE_CALLS)
+        wall_ns = device_ns = device_block(call, iterations)
+    else:
+        wall_ns = time_block(waiting(call) if measurement.clock == "latency" else call, iterations, clock)
+    flags, control_ns = watch.end() if watch else ((), None)
+    return Block(
+        measurement=measurement.id,
+        round=round_index,
+        order=order,
+        iterations=iterations,
+        wall_ns=wall_ns,
+        device_ns=device_ns,
+        control_ns=control_ns,
+        flags=flags,
+    )

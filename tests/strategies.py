@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 from mlpbench.records import (
     Block,
     Check,
+    Conditions,
+    Ending,
     Environment,
     Measurement,
+    Memory,
+    Noise,
+    Peak,
+    Plan,
     Record,
     RunConfig,
     Session,
@@ -47,7 +53,14 @@ OTHER_ENVIRONMENT = replace(ENVIRONMENT, cpu_model="Example GPU host", gpu_model
 
 
 def session(name: str = "s", *, started_at: str = "2026-01-01T00:00:00+00:00", **changes) -> Session:
-    defaults = {"command": "pytest bench/ --preset quick", "preset": "quick", "environment": ENVIRONMENT}
+    defaults = {
+        "run": name,
+        "process": 0,
+        "side": "",
+        "command": "pytest bench/ --preset quick",
+        "preset": "quick",
+        "environment": ENVIRONMENT,
+    }
     return Session(id=name, started_at=started_at, **defaults | changes)
 
 
@@ -58,6 +71,7 @@ def measurement(name: str = "m", *, config: RunConfig | None = None, **changes) 
         "group": name,
         "operation": "train_step",
         "clock": "throughput",
+        "rounds": 0,
         "samples_per_call": 100,
         "warm_up_s": 0.125,
         "settled": True,
@@ -65,11 +79,18 @@ def measurement(name: str = "m", *, config: RunConfig | None = None, **changes) 
     return Measurement(id=name, config=config or RunConfig(), **defaults | changes)
 
 
-def blocks(name: str, milliseconds: dict[int, float] | list[float], *, iterations: int = 10) -> list[Block]:
+def blocks(name: str, milliseconds: dict[int, float] | list[float], *, iterations: int = 10, **changes) -> list[Block]:
     """A block for each round, with the time per call that is given for it."""
     by_round = milliseconds if isinstance(milliseconds, dict) else dict(enumerate(milliseconds))
     return [
-        Block(measurement=name, round=number, order=0, iterations=iterations, wall_ns=round(value * 1e6 * iterations))
+        Block(
+            measurement=name,
+            round=number,
+            order=0,
+            iterations=iterations,
+            wall_ns=round(value * 1e6 * iterations),
+            **changes,
+        )
         for number, value in by_round.items()
     ]
 
@@ -77,6 +98,59 @@ def blocks(name: str, milliseconds: dict[int, float] | list[float], *, iteration
 def timed(name: str, milliseconds: list[float], **changes) -> list[Record]:
     """A measurement with its blocks."""
     return [measurement(name, **changes), *blocks(name, milliseconds)]
+
+
+def replicated(
+    milliseconds: list[list[float]],
+    *,
+    run: str = "r",
+    side: str = "",
+    control_ms: list[float] | None = None,
+    started_at: str = "2026-01-01T00:00:00+00:00",
+    environment: Environment = ENVIRONMENT,
+    flags: tuple[str, ...] = (),
+    **changes,
+) -> list[Record]:
+    """Fresh processes that measured the same thing: a list of blocks' times for each, and each one's control."""
+    made: list[Record] = []
+    for process, times in enumerate(milliseconds):
+        name = f"{run}{side}{process}"
+        control_ns = None if control_ms is None else round(control_ms[process] * 1e6)
+        place = {"a": 2 * process, "b": 2 * process + 1}.get(side, process)
+        made += [
+            session(name, run=run, process=place, side=side, started_at=started_at, environment=environment),
+            measurement(f"m{name}", session=name, **{"rounds": len(times)} | changes),
+            *blocks(f"m{name}", times, control_ns=control_ns, flags=flags),
+        ]
+    return made
+
+
+def plan(**changes) -> Plan:
+    defaults = {
+        "id": "r",
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "command": "mlpbench ab --b optimizer=adam",
+        "a": (),
+        "b": ("optimizer=adam",),
+        "operations": ("train_step",),
+        "config": RunConfig(),
+        "pairs": 3,
+        "rounds": 2,
+        "first": "a",
+        "interleaved": True,
+    }
+    return Plan(**defaults | changes)
+
+
+def memory(peak_bytes: int, *, session: str = "s", **changes) -> Memory:
+    defaults = {"operation": "train_step", "config": RunConfig(), "before_bytes": 1000, "source": "resident set"}
+    return Memory(session=session, peak_bytes=peak_bytes, **defaults | changes)
+
+
+def noise(floor_ratio: float, *, session: str = "s", **changes) -> Noise:
+    defaults = {"suite": "ab", "operation": "train_step", "config": RunConfig(), "processes": 5, "comparisons": 66,
+                "false_alarms": 0}  # fmt: skip
+    return Noise(session=session, floor_ratio=floor_ratio, **defaults | changes)
 
 
 def trained(
@@ -191,6 +265,7 @@ _EXTREMES = [0.0, -0.0, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308,
 finite_floats = st.sampled_from(_EXTREMES) | st.floats(allow_nan=False, allow_infinity=False)
 any_floats = finite_floats | st.floats()
 counts = st.integers(min_value=0, max_value=2**63)
+st.register_type_strategy(int, st.integers(-(2**63), 2**63))  # the format's whole numbers, where nothing is said
 names = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
 
 
@@ -232,6 +307,7 @@ timed_blocks = st.builds(
     iterations=st.integers(1, 2**40),
     wall_ns=st.integers(1, 2**62),
     device_ns=st.none() | counts,
+    control_ns=st.none() | st.integers(1, 2**62),
     flags=st.lists(st.text(), max_size=3).map(tuple),
 )
 
@@ -253,7 +329,21 @@ checks = st.builds(
     final_abs_difference=st.none() | any_floats,
 )
 skips = st.builds(Skip, config=_CONFIG)
-records = st.one_of(sessions, measurements, timed_blocks, train_results, checks, skips)
+_MAYBE = st.none() | finite_floats
+plans = st.builds(Plan, config=_CONFIG, pairs=counts, rounds=counts)
+endings = st.builds(Ending)
+conditions = st.builds(
+    Conditions,
+    **dict.fromkeys(("load", "steal_share", "other_share", "frequency_hz", "core_latency_s", "gpu_clock_hz"), _MAYBE),
+    involuntary_switches=st.none() | counts,
+)
+peaks = st.builds(Peak, num_threads=counts, gemm_flops_per_s=finite_floats, copy_bytes_per_s=finite_floats)
+memories = st.builds(Memory, config=_CONFIG, peak_bytes=counts, before_bytes=counts)
+noises = st.builds(
+    Noise, config=_CONFIG, processes=counts, comparisons=counts, floor_ratio=any_floats, false_alarms=counts
+)
+of_a_session = st.one_of(measurements, train_results, checks, skips, conditions, peaks, memories, noises)
+records = st.one_of(sessions, timed_blocks, plans, endings, of_a_session)
 
 
 @st.composite
@@ -263,7 +353,7 @@ def histories(draw) -> list[Record]:
     ids = draw(st.lists(st.text(), min_size=1, max_size=2, unique=True))
     for name in ids:
         history.append(replace(draw(sessions), id=name))
-        for item in draw(st.lists(st.one_of(measurements, train_results, checks, skips), max_size=3)):
+        for item in draw(st.lists(of_a_session, max_size=3)):
             history.append(replace(item, session=name))
             if isinstance(item, Measurement):
                 history += [replace(b, measurement=item.id) for b in draw(st.lists(timed_blocks, max_size=2))]

@@ -65,12 +65,39 @@ def test_json_has_our_fingerprint_and_no_host_name(tmp_path):
 
 
 def test_what_the_user_says_to_pytest_benchmark_goes_first(tmp_path):
-    arguments = ["--preset", "default", "--benchmark-min-rounds=5"]  # its default, said all the same
-    done = bench("-k", "optimizer_step or memory", "--device", "cpu", "--results", tmp_path, *arguments)
+    arguments = ["--benchmark-min-rounds=4", "--device", "cpu", "--results", tmp_path]
+    done = bench("-k", "optimizer_step or (epochs and memory)", *arguments)
     assert done.returncode == 0, done.stdout
     results = store.load([tmp_path])
     rounds = {m.operation: sum(b.measurement == m.id for b in results.blocks) for m in results.measurements.values()}
-    assert rounds == {"optimizer_step": 5, "epoch": 5}
+    assert rounds == {"optimizer_step": 4, "epoch": 4}
+    assert {m.operation: m.rounds for m in results.measurements.values()} == rounds  # or they would pass for cut short
+
+
+def test_a_preset_of_several_processes_measures_in_as_many_fresh_ones(tmp_path):
+    arguments = ["--preset", "default", "-k", "optimizer_step", "--device", "cpu", "--results", tmp_path]
+    done = bench(*arguments, f"--benchmark-json={tmp_path}/b.json")
+    assert done.returncode == 0, done.stdout
+    results = store.load([tmp_path])
+    assert sorted(s.process for s in results.sessions.values()) == [0, 1, 2, 3, 4]
+    assert len({s.run for s in results.sessions.values()}) == 1
+    assert len(results.measurements) == 5
+    assert all(b.control_ns for b in results.blocks)
+    assert len(results.blocks) == 50
+    assert {s.command for s in results.sessions.values()} == {
+        "pytest bench/ --preset default -k optimizer_step --device cpu"
+    }
+    assert len(json.loads((tmp_path / "b.json").read_text())["benchmarks"]) == 1
+
+
+def test_memory_and_clocks_are_recorded(tmp_path):
+    done = bench("-k", "(memory and 100) or (clocks and not 10)", "--device", "cpu", "--results", tmp_path)
+    assert done.returncode == 0, done.stdout
+    results = store.load([tmp_path])
+    assert {m.clock for m in results.measurements.values()} == {"throughput", "latency"}
+    assert ["a GPU" in skip.reason for skip in results.skips] == [True]
+    assert results.peaks
+    assert all(m.peak_bytes > m.before_bytes > 2**20 for m in results.memories)
 
 
 def test_a_precision_asked_for_is_measured_until(tmp_path):

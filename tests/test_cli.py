@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlpbench import store
-from mlpbench.cli import main
+from mlpbench.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -158,7 +158,7 @@ def test_a_report_of_a_cut_file_is_made_of_the_rest_and_ends_with_2(tmp_path, ca
 def test_every_verb_has_help_and_stands_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     listing = run("--help").stdout
-    for verb in ("env", "train", "study", "time", "report"):
+    for verb in ("env", "train", "study", "time", "report", "ab", "aa", "compare", "baseline", "check", "export"):
         assert f"mlpbench {verb}" in readme
         assert verb in listing
         assert run(verb, "--help").returncode == 0

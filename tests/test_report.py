@@ -463,7 +463,7 @@ HEAVY = {"torch", "torchvision", "sklearn", "pandas", "matplotlib", "seaborn"}
         ("mlpbench", HEAVY | {"numpy", "scipy", "rich"}),
         ("mlpbench.records", HEAVY | {"numpy", "scipy"}),
         ("mlpbench.store", HEAVY | {"numpy", "scipy"}),
-        ("mlpbench.cli", HEAVY),
+        ("mlpbench.cli.main", HEAVY),
         ("mlpbench.stats", {"torch", "torchvision", "sklearn", "pandas"}),
         ("mlpbench.report", {"torch", "torchvision", "sklearn"}),
         ("mlpbench.trainer", {"pandas", "matplotlib", "seaborn"}),

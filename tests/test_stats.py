@@ -4,11 +4,13 @@ import math
 import statistics
 from itertools import pairwise, product
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from mlpbench import stats
 from mlpbench.stats import (
     first_at_least,
     mean_interval,
@@ -204,3 +206,103 @@ def test_more_than_half_arrive_by_a_finite_median(sample):
 @given(arrivals)
 def test_a_further_miss_never_makes_the_median_earlier(sample):
     assert median_with_misses([*sample, None]) >= median_with_misses(sample)
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+logs = st.floats(-3, 3).map(lambda x: round(x, 6))
+several_logs = st.lists(logs, min_size=2, max_size=12)
+
+
+@given(several_logs, several_logs)
+def test_unpaired_effect_is_welchs_test(one, other):
+    effect = stats.unpaired_effect(one, other)
+    assume(np.std(one) > 1e-5 and np.std(other) > 1e-5)
+    expected = scipy_stats.ttest_ind(other, one, equal_var=False)
+    assert effect.log_ratio / effect.error == pytest.approx(expected.statistic, rel=1e-6, abs=1e-9)
+    assert effect.p_beyond(1.0) == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+    bounds = expected.confidence_interval(0.9)
+    interval = effect.interval(0.9)
+    assert [math.log(interval.low), math.log(interval.high)] == pytest.approx([bounds.low, bounds.high], abs=1e-6)
+
+
+@given(several_logs)
+def test_paired_effect_without_a_control_is_the_t_test_of_one_sample(differences):
+    assume(np.std(differences) > 1e-5)
+    effect = stats.paired_effect(differences)
+    expected = scipy_stats.ttest_1samp(differences, 0)
+    assert effect.log_ratio / effect.error == pytest.approx(expected.statistic, rel=1e-6, abs=1e-9)
+    assert effect.p_beyond(1.0) == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+
+
+@given(st.lists(st.tuples(logs, logs), min_size=4, max_size=12))
+def test_paired_effect_with_a_control_is_the_intercept_of_a_regression(pairs):
+    differences, control = map(list, zip(*pairs, strict=True))
+    assume(np.std(control) > 1e-3)
+    effect = stats.paired_effect(differences, control)
+    line = scipy_stats.linregress(control, differences)
+    assert effect.log_ratio == pytest.approx(line.intercept, abs=1e-7)
+    assert effect.error == pytest.approx(line.intercept_stderr, abs=1e-6)
+
+
+def test_a_control_takes_out_what_it_explains():
+    shifts = [0.0, 0.25, -0.01, -0.22, 0.02, 0.0]
+    noise = [0.001, -0.002, 0.0, 0.001, 0.002, -0.001]
+    differences = [0.05 + 1.2 * shift + error for shift, error in zip(shifts, noise, strict=True)]
+    without, with_control = stats.paired_effect(differences), stats.paired_effect(differences, shifts)
+    assert without.error > 0.04
+    assert with_control.error < 0.002
+    assert with_control.log_ratio == pytest.approx(0.05, abs=0.003)
+
+
+@given(several_logs, several_logs, st.floats(1, 1.5), st.floats(0.001, 0.5))
+def test_the_p_value_says_whether_the_interval_lies_beyond_the_margin(one, other, margin, alpha):
+    effect = stats.unpaired_effect(one, other)
+    interval = effect.interval(1 - alpha)
+    assume(abs(effect.p_beyond(margin) - alpha) > 1e-9)
+    is_beyond = interval.low > margin or interval.high < 1 / margin
+    assert (effect.p_beyond(margin) < alpha) == is_beyond
+
+
+@given(several_logs, several_logs, st.floats(1, 1.5))
+def test_exchanging_the_sides_inverts_the_interval_and_keeps_the_p_value(one, other, margin):
+    there, back = stats.unpaired_effect(one, other), stats.unpaired_effect(other, one)
+    assert there.log_ratio == -back.log_ratio
+    assert there.p_beyond(margin) == pytest.approx(back.p_beyond(margin), abs=1e-12)
+    assert there.interval().low == pytest.approx(1 / back.interval().high, rel=1e-9)
+
+
+@pytest.mark.parametrize("effect", [stats.unpaired_effect([1.0], [2.0, 2.1]), stats.paired_effect([0.5])])
+def test_one_process_has_no_interval_and_no_verdict(effect):
+    assert (effect.interval().low, effect.interval().high) == (0.0, math.inf)
+    assert effect.p_beyond(1.0) == 1.0
+    assert effect.detectable(1.0, 0.05) == math.inf
+
+
+def test_processes_that_agree_to_the_last_bit_have_an_interval_of_no_width():
+    effect = stats.unpaired_effect([1.0, 1.0], [1.1, 1.1])
+    assert effect.interval().low == effect.interval().high == pytest.approx(math.exp(0.1))
+    assert effect.p_beyond(1.03) == 0.0
+    assert effect.p_beyond(1.2) == 1.0
+
+
+def test_the_detectable_change_is_found_four_times_out_of_five():
+    draws = np.random.default_rng(0).normal(0, 0.01, (4000, 2, 5))
+    margin, alpha = 1.03, 0.05
+    wanted = np.median([stats.unpaired_effect(*draw).detectable(margin, alpha) for draw in draws[:200]])
+    found = [stats.unpaired_effect(d[0], d[1] + math.log(wanted)).p_beyond(margin) <= alpha for d in draws]
+    assert 0.7 < np.mean(found) < 0.92
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_lies_between_no_correction_and_bonferronis(p_values):
+    adjusted = stats.holm(p_values)
+    for raw, corrected in zip(p_values, adjusted, strict=True):
+        assert raw <= corrected <= min(1.0, raw * len(p_values) + 1e-12)
+    assert min(adjusted) == min(1.0, min(p_values) * len(p_values))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20, unique=True))
+def test_holm_keeps_the_order_of_the_p_values(p_values):
+    adjusted = dict(zip(p_values, stats.holm(p_values), strict=True))
+    assert [adjusted[p] for p in sorted(p_values)] == sorted(adjusted.values())

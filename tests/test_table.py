@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlpbench import stats, table
+from mlpbench import curves, stats, table
 from mlpbench.records import RunConfig
 from tests.strategies import OTHER_ENVIRONMENT, blocks, check, measurement, results, session, skip, timed, trained
 
@@ -143,7 +143,7 @@ def test_config_that_ran_in_turns_with_itself_has_a_ratio():
 
 
 def test_epochs_count_from_zero_and_their_time_adds_up():
-    frame = table.epochs(results(OLD, trained((0.5, 0.75, 0.875), epoch_s=2.0)))
+    frame = curves.epochs(results(OLD, trained((0.5, 0.75, 0.875), epoch_s=2.0)))
     assert frame["epoch"].tolist() == [0, 1, 2]
     assert frame["elapsed_s"].tolist() == [2.0, 4.0, 6.0]
     assert frame["test_accuracy"].tolist() == [0.5, 0.75, 0.875]
@@ -153,7 +153,7 @@ def test_epochs_count_from_zero_and_their_time_adds_up():
 @pytest.mark.parametrize("sessions", [(OLD, NEW), (NEW, OLD)])
 def test_newest_run_of_a_config_wins(sessions):
     runs = {"s": trained((0.5,), session="s"), "new": trained((0.75,), session="new")}
-    frame = table.epochs(results(*sessions, *(runs[one.id] for one in sessions)))
+    frame = curves.epochs(results(*sessions, *(runs[one.id] for one in sessions)))
     assert frame["test_accuracy"].tolist() == [0.75]
 
 
@@ -163,14 +163,14 @@ def test_label_says_what_else_varies_on_the_same_data_but_the_seed():
         trained((0.5,), activations=("relu",), lr=0.25, seed=1),
         trained((0.5,), optimizer="adam", lr=0.5, dataset="mnist"),
     ]
-    frame = table.epochs(results(OLD, *runs))
+    frame = curves.epochs(results(OLD, *runs))
     assert frame["label"].tolist() == ["relu sgd lr=0.5", "relu sgd lr=0.25", "relu,tanh,elu adam"]
 
 
 def test_accuracy_is_over_seeds_after_the_last_epoch():
     samples = [0.5, 0.625, 0.75]
     runs = [trained((0.99, value), seed=seed) for seed, value in enumerate(samples)]
-    (row,) = table.accuracies(table.epochs(results(OLD, *runs))).to_dict("records")
+    (row,) = curves.accuracies(curves.epochs(results(OLD, *runs))).to_dict("records")
     interval = stats.mean_interval(samples)
     assert row["mean_accuracy"] == pytest.approx(0.625)
     assert row["low_accuracy"] == pytest.approx(interval.low)
@@ -181,15 +181,15 @@ def test_accuracy_is_over_seeds_after_the_last_epoch():
 
 
 def test_interval_of_an_accuracy_stays_a_fraction_and_needs_two_seeds():
-    one = table.accuracies(table.epochs(results(OLD, trained((0.5,)))))
+    one = curves.accuracies(curves.epochs(results(OLD, trained((0.5,)))))
     assert (one["low_accuracy"].isna().item(), one["high_accuracy"].isna().item()) == (True, True)
-    two = table.accuracies(table.epochs(results(OLD, trained((0.01,)), trained((0.99,), seed=1))))
+    two = curves.accuracies(curves.epochs(results(OLD, trained((0.01,)), trained((0.99,), seed=1))))
     assert (two["low_accuracy"].item(), two["high_accuracy"].item()) == (0.0, 1.0)
 
 
 def test_accuracies_keep_data_sets_and_labels_apart():
     runs = [trained((0.5,)), trained((0.6,), dataset="mnist"), trained((0.7,), optimizer="adam")]
-    frame = table.accuracies(table.epochs(results(OLD, *runs)))
+    frame = curves.accuracies(curves.epochs(results(OLD, *runs)))
     assert sorted(zip(frame["dataset"], frame["mean_accuracy"], strict=True)) == [
         ("digits", 0.5),
         ("digits", 0.7),
@@ -198,18 +198,18 @@ def test_accuracies_keep_data_sets_and_labels_apart():
 
 
 def test_target_is_the_first_epoch_that_reaches_it():
-    frame = table.targets(table.epochs(results(OLD, trained((0.5, 0.9, 0.8), epoch_s=2.0))), 0.9)
+    frame = curves.targets(curves.epochs(results(OLD, trained((0.5, 0.9, 0.8), epoch_s=2.0))), 0.9)
     assert frame["epochs_to_target"].tolist() == [2.0]
     assert frame["seconds_to_target"].tolist() == [4.0]
 
 
 def test_run_that_misses_the_target_is_nan_and_is_counted():
     runs = [trained((0.5, 0.95), seed=0), trained((0.95, 0.5), seed=1), trained((0.5, 0.5), seed=2)]
-    frame = table.targets(table.epochs(results(OLD, *runs)), 0.9)
+    frame = curves.targets(curves.epochs(results(OLD, *runs)), 0.9)
     assert frame["epochs_to_target"].tolist()[:2] == [2.0, 1.0]
     assert math.isnan(frame["epochs_to_target"].iloc[2])
     assert math.isnan(frame["seconds_to_target"].iloc[2])
-    (row,) = table.time_to_accuracy(frame).to_dict("records")
+    (row,) = curves.time_to_accuracy(frame).to_dict("records")
     share = stats.share_interval(2, 3)
     assert (row["num_seeds"], row["num_reached"]) == (3, 2)
     assert (row["low_share"], row["high_share"]) == (share.low, share.high)
@@ -218,13 +218,13 @@ def test_run_that_misses_the_target_is_nan_and_is_counted():
 
 def test_target_that_half_of_the_seeds_miss_has_no_finite_median():
     runs = [trained((0.95,), seed=0), trained((0.5,), seed=1)]
-    (row,) = table.time_to_accuracy(table.targets(table.epochs(results(OLD, *runs)), 0.9)).to_dict("records")
+    (row,) = curves.time_to_accuracy(curves.targets(curves.epochs(results(OLD, *runs)), 0.9)).to_dict("records")
     assert (row["num_reached"], row["median_epochs"], row["median_s"]) == (1, math.inf, math.inf)
 
 
 def test_against_tutorial_has_the_published_epochs_that_were_reached():
     runs = [trained((0.8, 0.88), seed=0), trained((0.82, 0.9), seed=1)]
-    frame = table.against_tutorial(table.epochs(results(OLD, *runs)))
+    frame = curves.against_tutorial(curves.epochs(results(OLD, *runs)))
     assert frame["epoch"].tolist() == [0, 1]
     assert frame["published_test_accuracy"].tolist() == [0.8112, 0.8854]
     assert frame["published_train_accuracy"].tolist() == [0.5455, 0.8589]
@@ -279,6 +279,6 @@ def test_sessions_are_newest_first_and_say_dirty():
     assert frame["source"].tolist() == ["0123abc (dirty)", "0123abc"]
 
 
-@pytest.mark.parametrize("make", [table.blocks, table.epochs, table.checks, table.skips])
+@pytest.mark.parametrize("make", [table.blocks, curves.epochs, table.checks, table.skips])
 def test_frame_of_nothing_is_empty(make):
     assert make(results(OLD)).empty

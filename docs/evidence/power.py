@@ -1,0 +1,139 @@
+"""How small a slowdown does `mlpbench ab` find, how often, and in what time?
+
+    python docs/evidence/power.py measure FOLDER --repeats 12 [--neighbour] [--slowdowns 0 1 3 5 10]
+    python docs/evidence/power.py judge FOLDER
+
+Run from a clean clone. For each slowdown a commit is made in a copy of the clone, in which every training step is
+followed by waiting for that share of its own time; then `mlpbench ab --a commit=BASE --b commit=SLOW` compares the two
+in the real way: two worktrees, fresh processes, turns. `--neighbour` keeps one core busy meanwhile.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlpbench import stats
+
+RETURN = "        return loss.detach(), logits.detach()\n"
+DELAY = """
+        busy_s = time.perf_counter() - start
+        while time.perf_counter() - start < busy_s * (1 + {share}):
+            pass
+"""
+
+
+def make_commits(clone: Path, percents: list[int]) -> dict[int, str]:
+    """A commit for each slowdown, on top of the clone's own; 0 adds the clock's calls and no wait."""
+    engines = clone / "mlpbench" / "engines.py"
+    original = engines.read_text()
+    commits = {}
+    for percent in percents:
+        changed = original.replace("from collections.abc", "import time\nfrom collections.abc", 1)
+        changed = changed.replace("optimizer.zero_grad", "start = time.perf_counter()\n        optimizer.zero_grad", 1)
+        changed = changed.replace(RETURN, DELAY.format(share=percent / 100) + RETURN, 1)
+        assert changed.count("perf_counter") == 3, "engines.py is not as this script knows it"
+        engines.write_text(changed)
+        git = ["git", "-C", str(clone), "-c", "user.name=power", "-c", "user.email=power@localhost"]
+        subprocess.run([*git, "commit", "-qam", f"slower by {percent} %", "--allow-empty"], check=True)  # noqa: S603
+        done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)  # noqa: S603
+        commits[percent] = done.stdout.strip()
+        engines.write_text(original)
+    return commits
+
+
+@contextlib.contextmanager
+def neighbour(*, is_there: bool) -> Iterator[None]:
+    """A process that computes on one core without end."""
+    if not is_there:
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def measure(folder: Path, percents: list[int], repeats: int, *, has_neighbour: bool) -> None:
+    """One comparison after the other, the slowdowns in an order drawn anew each time; 0 is the base of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, neighbour(is_there=has_neighbour):
+        clone = Path(place) / "clone"
+        subprocess.run(["git", "clone", "-q", ".", str(clone)], check=True)  # noqa: S603, S607
+        commits = make_commits(clone, sorted({0, *percents}))
+        again = make_commits(clone, [0])  # another commit of the same speed, so that 0 is a comparison too
+        for repeat in range(repeats):
+            for percent in random.sample(percents, len(percents)):
+                verdict = folder / f"{percent:02}-{repeat:03}{'-busy' if has_neighbour else ''}.json"
+                if verdict.exists():
+                    continue
+                new = commits[percent] if percent else again[0]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "mlpbench",
+                    "ab",
+                    "--a",
+                    f"commit={commits[0]}",
+                    "--b",
+                    f"commit={new}",
+                ]
+                command += ["--results", str((folder / "results").resolve()), "--json", str(verdict.resolve())]
+                start = time.monotonic()
+                subprocess.run(command, cwd=clone, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
+                content = json.loads(verdict.read_text()) | {"wall_s": time.monotonic() - start}
+                verdict.write_text(json.dumps(content, indent=1) + "\n")
+                (one,) = content["comparisons"]
+                interval = f"{one['low_ratio']:.4f}-{one['high_ratio']:.4f}"
+                told = f"{one['verdict']} {one['ratio']:.4f} ({interval}) {content['wall_s']:.0f} s"
+                print(f"{verdict.stem}: {told}", flush=True)
+
+
+def judge(folder: Path) -> None:
+    """The table."""
+    print("| slowdown | neighbour | found | `faster` | ratio, median | pairs, median | seconds, median; most |")
+    print("|---|---|---|---|---|---|---|")
+    for is_busy, percent in sorted({(p.stem.endswith("busy"), p.stem[:2]) for p in folder.glob("*.json")}):
+        ending = "-busy" if is_busy else "[0-9]"
+        found = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{percent}-*{ending}.json"))]
+        ones = [content["comparisons"][0] for content in found]
+        verdicts = [one["verdict"] for one in ones]
+        share = stats.share_interval(verdicts.count("slower"), len(verdicts))
+        walls = [content["wall_s"] for content in found]
+        row = [
+            f"{int(percent)} %",
+            "one core busy" if is_busy else "none",
+            f"{verdicts.count('slower')} of {len(found)} ({share.low:.0%}-{share.high:.0%})",
+            str(verdicts.count("faster")),
+            f"{statistics.median(one['ratio'] for one in ones):.4f}",
+            f"{statistics.median(one['num_new'] for one in ones):.0f}",
+            f"{statistics.median(walls):.0f}; {max(walls):.0f}",
+        ]
+        print(f"| {' | '.join(row)} |")
+
+
+def main() -> None:
+    """Measure or judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["measure", "judge"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--slowdowns", type=int, nargs="+", default=[0, 1, 3, 5, 10], metavar="PERCENT")
+    parser.add_argument("--neighbour", action="store_true")
+    parsed = parser.parse_args()
+    if parsed.what == "measure":
+        measure(parsed.folder, parsed.slowdowns, parsed.repeats, has_neighbour=parsed.neighbour)
+    else:
+        judge(parsed.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""`mlpbench VERB`: the parser, and what every verb shares: exit codes and one line for bad input.
+
+Exit codes: 0 done; 1 a confirmed regression; 2 bad input (one line on standard error says what, where and what to do);
+3 inconclusive, where that was to fail; 4 nothing to compare, or a benchmark is missing; 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import mlpbench
+from mlpbench.cli import judge, measure
+from mlpbench.records import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    if getattr(parsed, "data", None):
+        os.environ["MLPBENCH_DATA"] = parsed.data  # the environment, so that processes we start see it too
+    try:
+        run: Callable[[argparse.Namespace], int] = parsed.run
+        return run(parsed)
+    except InputError as error:
+        print(f"mlpbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mlpbench: interrupted; what was finished is in the results file", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mlpbench", description=mlpbench.__doc__.splitlines()[0] if mlpbench.__doc__ else None)
+    parser.add_argument("--version", action="version", version=f"mlpbench {mlpbench.__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    measure.add_verbs(verbs)
+    judge.add_verbs(verbs)
+    return parser

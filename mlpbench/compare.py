@@ -1,0 +1,362 @@
+"""Judge: is NEW slower than BASE? A verdict for each benchmark, with error rates that hold for all together.
+
+The unit of evidence is a process: the median of its blocks, on the log scale. Every number of a verdict follows from
+the records alone, so that the same files give the same verdict anywhere.
+"""
+
+import fnmatch
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mlpbench import stats
+from mlpbench.records import Noise, Plan
+from mlpbench.samples import MACHINE, STACK, Identity, Sample, Samples, sides
+from mlpbench.store import Results
+
+ALPHA = 0.05  # of any false `slower` or `faster` among all benchmarks of a comparison
+MARGIN_RATIO = 1.03
+PAIRED_MARGIN_RATIO = 1.01  # for pairs that took turns: what changes the machine changes both
+# A benchmark may feel a change of the machine more than the control does: on the log scale, a train step 1.25 times
+# as much (docs/evidence).
+CONTROL_FACTOR = 1.5
+HIGHER_IS_BETTER = frozenset({"test_accuracy", "equal_bits"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The verdict on one benchmark: base against new."""
+
+    metric: str  # seconds | peak_bytes | test_accuracy | equal_bits
+    benchmark: str
+    base: float  # median over processes
+    new: float
+    ratio: float  # new over base
+    low_ratio: float
+    high_ratio: float
+    margin_ratio: float  # a change within 1/margin to margin does not count
+    margin_from: str  # where the margin comes from: default, option, threshold, noise, control
+    control_ratio: float | None  # how far the control workload moved, new over base; None: it did not run
+    p_value: float  # of no change beyond the margin, adjusted for the family
+    detectable_ratio: float  # the smallest true change that would be found 4 times out of 5
+    verdict: str  # slower | faster | worse | better | same | inconclusive
+    num_base: int  # processes, or seeds
+    num_new: int
+    is_paired: bool
+    flagged_share: float  # of the blocks, whatever the flag
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """Everything that comparing two sets of results says."""
+
+    comparisons: tuple[Comparison, ...]
+    new: tuple[str, ...] = ()  # benchmarks without a base
+    missing: tuple[str, ...] = ()  # benchmarks that NEW has not run
+    changed: tuple[str, ...] = ()  # of the same name, but another workload: what differs
+    incomparable: tuple[str, ...] = ()  # measured where times do not compare: which field differs
+    different: tuple[str, ...] = ()  # differs in the stack, which may be what is compared
+    unreplicated: tuple[str, ...] = ()  # one process on a side: no verdict
+
+    def exit_code(self, fail_on: Iterable[str] = ("slower", "worse"), *, allow_missing: bool = False) -> int:
+        """0 no regression, 1 regression, 3 inconclusive where that was to fail, 4 nothing comparable or one missing."""
+        verdicts = {c.verdict for c in self.comparisons}
+        if verdicts & (set(fail_on) - {"inconclusive"}):
+            return 1
+        if not self.comparisons or (not allow_missing and (self.missing or self.changed or self.incomparable)):
+            return 4
+        return 3 if "inconclusive" in fail_on and "inconclusive" in verdicts else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Margins:
+    """The change that matters, and the noise of the machine that a change has to exceed."""
+
+    default_ratio: float | None = None  # of an option; else 3 %, or 1 % for pairs
+    thresholds: Mapping[str, float] = field(
+        default_factory=dict
+    )  # glob over `benchmark` or `metric:benchmark` -> ratio
+    noise_ratio: float = 1.0  # this machine's measured A/A floor, of unpaired processes
+
+    def asked(self, metric: str, benchmark: str, *, is_paired: bool) -> tuple[float, str]:
+        """The change that matters to the user, as a ratio, and who says so; of the globs that fit, the last one."""
+        ratio, source = (PAIRED_MARGIN_RATIO if is_paired else MARGIN_RATIO), "default"
+        if self.default_ratio is not None:
+            ratio, source = self.default_ratio, "option"
+        for glob, threshold in self.thresholds.items():
+            if any(fnmatch.fnmatchcase(name, glob) for name in (benchmark, f"{metric}:{benchmark}")):
+                ratio, source = threshold, "threshold"
+        return ratio, source
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def judge(
+    base: Mapping[Identity, Samples],
+    new: Mapping[Identity, Samples],
+    margins: Margins,
+    *,
+    is_paired: bool = False,
+    alpha: float = ALPHA,
+) -> Judgement:
+    """Compare what both have measured.
+
+    Slower or faster: the interval lies wholly beyond the margin, after Holm's correction over the family of benchmarks.
+    Same: it lies within the margin that was asked for, whatever the machine's noise. Else inconclusive.
+    """
+    both = [identity for identity in base if identity in new]
+    incomparable = {i: _differing(base[i], new[i], MACHINE) for i in both}
+    unreplicated = [i for i in both if not incomparable[i] and not _is_replicated(i, base[i], new[i])]
+    judged = [i for i in both if not incomparable[i] and i not in unreplicated]
+    bits = [_compare_bits(i, base[i], new[i]) for i in judged if i[0] == "equal_bits"]
+    family = [i for i in judged if i[0] != "equal_bits"]
+    stack = {i: _differing(base[i], new[i], STACK) for i in judged}
+    effects = [_effect(i, base[i], new[i], is_paired=is_paired, has_same_stack=not stack[i]) for i in family]
+    bounds = [_bound(i, base[i], new[i], margins, is_paired=is_paired) for i in family]
+    p_values = stats.holm([e.p_beyond(bound.ratio) for e, bound in zip(effects, bounds, strict=True)])
+    comparisons = []
+    for (metric, benchmark), effect, bound, p_value in zip(family, effects, bounds, p_values, strict=True):
+        ones, others = (list(side[metric, benchmark].processes.values()) for side in (base, new))
+        interval = effect.interval(1 - alpha)
+        comparisons.append(
+            Comparison(
+                metric=metric,
+                benchmark=benchmark,
+                base=statistics.median(s.value for s in ones),
+                new=statistics.median(s.value for s in others),
+                ratio=interval.estimate,
+                low_ratio=interval.low,
+                high_ratio=interval.high,
+                margin_ratio=bound.ratio,
+                margin_from=bound.source,
+                control_ratio=bound.control_ratio,
+                p_value=p_value,
+                detectable_ratio=effect.detectable(bound.ratio, alpha / len(family)),
+                verdict=_verdict(metric, effect, interval, bound, is_significant=p_value <= alpha),
+                num_base=len(ones),
+                num_new=len(others),
+                is_paired=is_paired,
+                flagged_share=sum(s.num_flagged for s in ones + others) / sum(s.num_blocks for s in ones + others),
+            )
+        )
+    changed, missing, added = _unmatched([i for i in base if i not in new], [i for i in new if i not in base])
+    return Judgement(
+        comparisons=tuple(comparisons + bits),
+        new=added,
+        missing=missing,
+        changed=changed,
+        incomparable=tuple(f"{_text(i)}: {fields}" for i, fields in incomparable.items() if fields),
+        different=tuple(dict.fromkeys(fields for fields in stack.values() if fields)),
+        unreplicated=tuple(map(_text, unreplicated)),
+    )
+
+
+def _text(identity: Identity) -> str:
+    metric, benchmark = identity
+    return benchmark if metric == "seconds" else f"{benchmark} ({metric})"
+
+
+def _differing(base: Samples, new: Samples, names: Iterable[str]) -> str:
+    one, other = base.environment, new.environment
+    return "; ".join(
+        f"{name} {one[name]} → {other[name]}"
+        for name in names
+        if name in one and name in other and one[name] != other[name]
+    )
+
+
+def _is_replicated(identity: Identity, base: Samples, new: Samples) -> bool:
+    needed = 1 if identity[0] == "equal_bits" else 2
+    return min(len(base.processes), len(new.processes)) >= needed
+
+
+def _effect(identity: Identity, base: Samples, new: Samples, *, is_paired: bool, has_same_stack: bool) -> stats.Effect:
+    pairs = [key for key in base.processes if key in new.processes]
+    if is_paired or (identity[0] == "test_accuracy" and len(pairs) >= 2):
+        ones, others = [base.processes[k] for k in pairs], [new.processes[k] for k in pairs]
+        differences = [_difference(one, other) for one, other in zip(ones, others, strict=True)]
+        shifts = [_control_shift(one, other) for one, other in zip(ones, others, strict=True)]
+        usable = [shift for shift in shifts if shift is not None]
+        # with few pairs a line costs more than it explains
+        has_control = has_same_stack and len(usable) == len(pairs) >= 4
+        return stats.paired_effect(differences, usable if has_control else None)
+    ones, others = list(base.processes.values()), list(new.processes.values())
+    values = [[math.log(sample.value) for sample in side] for side in (ones, others)]
+    return stats.unpaired_effect(*values)
+
+
+def _difference(one: Sample, other: Sample) -> float:
+    """The log ratio of a pair: the median over the rounds that both have, else of the two values."""
+    common = [math.log(other.rounds[r] / one.rounds[r]) for r in one.rounds if r in other.rounds]
+    return statistics.median(common) if common else math.log(other.value / one.value)
+
+
+def _control_shift(one: Sample, other: Sample) -> float | None:
+    return math.log(other.control_s / one.control_s) if one.control_s and other.control_s else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bound:
+    """What a change of one benchmark has to exceed."""
+
+    ratio: float
+    source: str
+    asked_ratio: float  # what matters to the user, whatever the machine's noise
+    control_ratio: float | None
+
+
+def _bound(identity: Identity, base: Samples, new: Samples, margins: Margins, *, is_paired: bool) -> _Bound:
+    """Unpaired processes ran at different times.
+
+    If the control moved between them the machine did, and only a change counts that is larger than what the machine's
+    can have made.
+    """
+    asked_ratio, source = margins.asked(*identity, is_paired=is_paired)
+    ratio = asked_ratio
+    if identity[0] == "seconds" and not is_paired and margins.noise_ratio > ratio:
+        ratio, source = margins.noise_ratio, "noise"
+    controls = [[math.log(s.control_s) for s in side.processes.values() if s.control_s] for side in (base, new)]
+    if not all(controls):
+        return _Bound(ratio=ratio, source=source, asked_ratio=asked_ratio, control_ratio=None)
+    shift = statistics.fmean(controls[1]) - statistics.fmean(controls[0])
+    moved = math.exp(CONTROL_FACTOR * abs(shift))
+    if not is_paired and moved > ratio:
+        ratio, source = moved, "control"
+    return _Bound(ratio=ratio, source=source, asked_ratio=asked_ratio, control_ratio=math.exp(shift))
+
+
+def _verdict(
+    metric: str, effect: stats.Effect, interval: stats.Interval, bound: _Bound, *, is_significant: bool
+) -> str:
+    if is_significant:
+        worse, better = ("slower", "faster") if metric == "seconds" else ("worse", "better")
+        return worse if (effect.log_ratio > 0) != (metric in HIGHER_IS_BETTER) else better
+    within = 1 / bound.asked_ratio <= interval.low and interval.high <= bound.asked_ratio
+    return "same" if within else "inconclusive"
+
+
+def _compare_bits(identity: Identity, base: Samples, new: Samples) -> Comparison:
+    """Equal bits are equal or not: no statistics."""
+    one, other = (min(s.value for s in side.processes.values()) for side in (base, new))
+    return Comparison(
+        metric=identity[0],
+        benchmark=identity[1],
+        base=one,
+        new=other,
+        ratio=math.nan,
+        low_ratio=math.nan,
+        high_ratio=math.nan,
+        margin_ratio=1.0,
+        margin_from="default",
+        control_ratio=None,
+        p_value=0.0 if one != other else 1.0,
+        detectable_ratio=1.0,
+        verdict="same" if one == other else "worse" if other < one else "better",
+        num_base=len(base.processes),
+        num_new=len(new.processes),
+        is_paired=False,
+        flagged_share=0.0,
+    )
+
+
+def _unmatched(
+    base: Sequence[Identity], new: Sequence[Identity]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Changed, missing and new benchmarks: one that is alone on each side under its suite and operation has changed."""
+
+    def stem(identity: Identity) -> tuple[str, str]:
+        return identity[0], identity[1].split(" ", 1)[0]
+
+    changed, gone, came = [], list(base), list(new)
+    for one in base:
+        rivals = [i for i in base if stem(i) == stem(one)]
+        others = [i for i in new if stem(i) == stem(one)]
+        if len(rivals) == len(others) == 1:
+            changed.append(f"{_text(one)} → {_text(others[0])}")
+            gone.remove(one)
+            came.remove(others[0])
+    return tuple(changed), tuple(map(_text, gone)), tuple(map(_text, came))
+
+
+def looks(pairs: int) -> list[int]:
+    """After how many pairs a plan's verdicts are read: fixed beforehand, so that looking often does not find more.
+
+    >>> looks(12), looks(3)
+    ([6, 9, 12], [3])
+    """
+    return sorted({count for count in (math.ceil(pairs / 2), math.ceil(3 * pairs / 4)) if count >= 4} | {pairs})
+
+
+def judge_plan(results: Results, plan: Plan, margins: Margins) -> Judgement:
+    """The verdicts of `ab`'s two sides; each look has its share of the error."""
+    return judge(*sides(results, plan), margins, is_paired=plan.interleaved, alpha=ALPHA / len(looks(plan.pairs)))
+
+
+# --- a machine against itself -----------------------------------------------------------------------------------------
+
+
+def noise(results: Results, plan: Plan, session: str) -> list[Noise]:
+    """What `aa` found: successive processes of its run against as many later ones, 5 if there are enough."""
+    ordered = _in_order(results, plan)
+    size = min(5, len(ordered) // 2)
+    judgements = self_comparisons(ordered, size) if size >= 2 else []
+    made = []
+    for operation in plan.operations:
+        found = [c for j in judgements for c in j.comparisons if c.benchmark == f"ab/{operation}"]
+        made.append(
+            Noise(
+                session=session,
+                suite="ab",
+                operation=operation,
+                config=plan.config,
+                processes=size,
+                comparisons=len(found),
+                floor_ratio=floor_ratio(found),
+                false_alarms=sum(c.verdict in ("slower", "faster") for c in found),
+            )
+        )
+    return made
+
+
+def _in_order(results: Results, plan: Plan) -> list[dict[Identity, Sample]]:
+    """What each process of a plan measured, in the order of the processes."""
+    ordered = []
+    for process in range(2 * plan.pairs):
+        is_first = process % 2 == 0
+        side = sides(results, plan)[(plan.first == "a") != is_first]
+        key = str(process // 2)
+        found = {identity: s.processes[key] for identity, s in side.items() if key in s.processes}
+        if found:
+            ordered.append(found)
+    return ordered
+
+
+def self_comparisons(processes: Sequence[Mapping[Identity, Sample]], size: int) -> list[Judgement]:
+    """Every comparison of `size` successive processes with as many that began after they were done."""
+    made = []
+    for start in range(len(processes) - 2 * size + 1):
+        for other in range(start + size, len(processes) - size + 1):
+            base, new = (_as_samples(processes[first : first + size]) for first in (start, other))
+            made.append(judge(base, new, Margins()))
+    return made
+
+
+def _as_samples(processes: Sequence[Mapping[Identity, Sample]]) -> dict[Identity, Samples]:
+    shared = set(processes[0]).intersection(*processes)
+    return {
+        identity: Samples(environment={}, processes={str(n): p[identity] for n, p in enumerate(processes)})
+        for identity in processes[0]
+        if identity in shared
+    }
+
+
+def floor_ratio(comparisons: Iterable[Comparison], share: float = 0.95) -> float:
+    """The ratio that this share of comparisons of a thing with itself stay within, up or down.
+
+    >>> floor_ratio([])
+    1.0
+    """
+    distances = sorted(abs(math.log(c.ratio)) for c in comparisons)
+    return math.exp(distances[math.ceil(share * len(distances)) - 1]) if distances else 1.0

@@ -1,0 +1,130 @@
+"""From records to samples: what each process says about each benchmark."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mlpbench.records import Block, Environment, Measurement, Plan, RunConfig, Session
+from mlpbench.store import Results
+
+# What has to agree for two times to be comparable at all.
+MACHINE = ("cpu_model", "architecture", "num_cpus", "cpu_capability", "gpu_model")
+# What changes the control workload itself, so that it cannot serve as one.
+STACK = ("torch", "cuda", "cudnn", "num_threads", "matmul_precision", "variables", "python")
+
+Identity = tuple[str, str]  # metric, benchmark
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """What one process says about one benchmark."""
+
+    value: float  # seconds per call, bytes, a fraction
+    control_s: float | None = None
+    rounds: Mapping[int, float] = field(default_factory=dict)  # the blocks behind the value
+    num_blocks: int = 1
+    num_flagged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Samples:
+    """What all processes say about it. Keys tell processes apart; equal keys of two sides are a pair."""
+
+    environment: Mapping[str, str]  # what has to agree, and what may differ, as text
+    processes: Mapping[str, Sample]
+
+
+def benchmark_name(measurement: Measurement) -> str:
+    """`suite/operation workload`, without the workload where it is the default; what globs of thresholds match."""
+    workload = str(measurement.config)
+    parts = [f"{measurement.suite}/{measurement.operation}"]
+    parts += [workload] if workload != "default" else []
+    parts += [f"({measurement.clock})"] if measurement.clock != "throughput" else []
+    return " ".join(parts)
+
+
+def environment_fields(environment: Environment) -> dict[str, str]:
+    """The fields that decide whether two measurements compare."""
+    return {name: str(getattr(environment, name)) for name in (*MACHINE, *STACK)}
+
+
+def samples(results: Results) -> dict[Identity, Samples]:
+    """Every benchmark's processes: of its newest environment and commit, those that measured all they were to."""
+    found = times(results, [s for s in results.sessions.values() if not s.side])
+    for memory in results.memories:
+        session = results.sessions[memory.session]
+        sample = Sample(value=float(memory.peak_bytes))
+        name = f"memory/{memory.operation} {memory.config}".removesuffix(" default")
+        found.setdefault(("peak_bytes", name), []).append((session, session.id, sample))
+    for result in results.train_results:
+        session = results.sessions[result.session]
+        settings = str(_without_seed(result.config)).removesuffix("default")
+        name = f"training {settings}".strip()
+        sample = Sample(value=result.test_accuracy[-1])
+        found.setdefault(("test_accuracy", name), []).append((session, f"seed {result.config.seed}", sample))
+    for check in results.checks:
+        session = results.sessions[check.session]
+        name = f"determinism/{check.name} {check.config}".removesuffix(" default")
+        sample = Sample(value=float(check.first_difference is None))
+        found.setdefault(("equal_bits", name), []).append((session, session.id, sample))
+    return {identity: _newest(entries) for identity, entries in found.items()}
+
+
+def sides(results: Results, plan: Plan) -> tuple[dict[Identity, Samples], dict[Identity, Samples]]:
+    """Both sides of a plan; a key is a pair."""
+    found: list[dict[Identity, Samples]] = []
+    for side in ("a", "b"):
+        sessions = [s for s in results.sessions.values() if s.run == plan.id and s.side == side]
+        entries = times(results, sessions, name=lambda m: f"{m.suite}/{m.operation}")
+        found.append(
+            {
+                identity: Samples(
+                    environment=environment_fields(of_side[-1][0].environment),
+                    processes={str(session.process // 2): sample for session, _, sample in of_side},
+                )
+                for identity, of_side in entries.items()
+            }
+        )
+    return found[0], found[1]
+
+
+def _without_seed(config: RunConfig) -> RunConfig:
+    return replace(config, seed=RunConfig().seed)
+
+
+def times(
+    results: Results, sessions: Iterable[Session], name: Callable[[Measurement], str] = benchmark_name
+) -> dict[Identity, list[tuple[Session, str, Sample]]]:
+    """Every finished measurement of these sessions as a sample of its process."""
+    by_measurement: dict[str, list[Block]] = {}
+    for block in results.blocks:
+        by_measurement.setdefault(block.measurement, []).append(block)
+    wanted = {session.id for session in sessions}
+    found: dict[Identity, list[tuple[Session, str, Sample]]] = {}
+    for m in results.measurements.values():
+        blocks = by_measurement.get(m.id, [])
+        if m.session in wanted and blocks and len(blocks) >= m.rounds:
+            session = results.sessions[m.session]
+            found.setdefault(("seconds", name(m)), []).append((session, session.id, _sample(blocks)))
+    return found
+
+
+def _sample(blocks: Sequence[Block]) -> Sample:
+    rounds = {block.round: block.wall_ns / block.iterations / 1e9 for block in blocks}
+    control = [block.control_ns / 1e9 for block in blocks if block.control_ns is not None]
+    return Sample(
+        value=statistics.median(rounds.values()),
+        control_s=statistics.median(control) if len(control) == len(blocks) else None,
+        rounds=rounds,
+        num_blocks=len(blocks),
+        num_flagged=sum(bool(block.flags) for block in blocks),
+    )
+
+
+def _newest(entries: Sequence[tuple[Session, str, Sample]]) -> Samples:
+    """The processes of the newest environment and commit; the last of those with the same key."""
+    last = max(entries, key=lambda entry: entry[0].started_at)[0].environment
+    return Samples(
+        environment=environment_fields(last),
+        processes={key: sample for session, key, sample in entries if session.environment == last},
+    )

@@ -1,0 +1,137 @@
+"""A judgement for people: its sentence, its tables and its page."""
+
+import dataclasses
+from collections import Counter
+
+import pandas as pd
+
+from mlpbench import plot
+from mlpbench.compare import Comparison, Judgement, Margins, judge_plan
+from mlpbench.sections import Section
+from mlpbench.store import Results
+
+_ORDER = ("slower", "worse", "inconclusive", "faster", "better", "same")
+_METRICS = {
+    "seconds": ("Time", "_s"),
+    "peak_bytes": ("Peak memory", "_bytes"),
+    "test_accuracy": ("Test accuracy", "_accuracy"),
+    "equal_bits": ("Equal bits", ""),
+}
+_HOW = (
+    "Ratios are new over base, from the medians of fresh processes on the log scale{paired}, with a t interval. "
+    "Slower or faster: the interval lies wholly beyond the margin, after Holm's correction over all benchmarks. Same: "
+    "it lies within the margin. Else inconclusive: a change of the size under “finds” would have been seen four "
+    "times out of five."
+)
+_LISTS = {
+    "missing": "Missing: in base, not in new",
+    "new": "New: in new, not in base",
+    "changed": "Changed: of the same name, but another workload",
+    "incomparable": "Not comparable: measured on other machines",
+    "unreplicated": "No verdict: one process on a side, which says nothing about the next process",
+}
+
+
+def frame(judgement: Judgement, metric: str) -> pd.DataFrame:
+    """A row per comparison of a metric, what needs attention first."""
+    _, unit = _METRICS[metric]
+    chosen = sorted((c for c in judgement.comparisons if c.metric == metric), key=lambda c: _ORDER.index(c.verdict))
+    return pd.DataFrame(_row(c, unit) for c in chosen)
+
+
+def _row(c: Comparison, unit: str) -> dict[str, object]:
+    if c.metric == "equal_bits":
+        return {"benchmark": c.benchmark, "verdict": c.verdict, "base": bool(c.base), "new": bool(c.new)}
+    return {
+        "benchmark": c.benchmark,
+        "verdict": c.verdict,
+        f"base{unit}": c.base,
+        f"new{unit}": c.new,
+        "change": c.ratio - 1,
+        "low_change": c.low_ratio - 1,
+        "high_change": c.high_ratio - 1,
+        "margin_change": c.margin_ratio - 1,
+        "margin_from": c.margin_from,
+        "finds_change": c.detectable_ratio - 1,
+        "control_change": None if c.control_ratio is None else c.control_ratio - 1,
+        "num_base": c.num_base,
+        "num_new": c.num_new,
+        "flagged_share": c.flagged_share,
+    }
+
+
+def sentence(judgement: Judgement) -> str:
+    """The outcome in one line.
+
+    >>> sentence(Judgement(comparisons=(), missing=("operations/forward",)))
+    'nothing compared; 1 missing'
+    """
+    counts = Counter(c.verdict for c in judgement.comparisons)
+    parts = [f"{counts[verdict]} {verdict}" for verdict in _ORDER if counts[verdict]] or ["nothing compared"]
+    lists = {
+        "missing": judgement.missing,
+        "new": judgement.new,
+        "changed": judgement.changed,
+        "not comparable": judgement.incomparable,
+        "without a verdict (one process)": judgement.unreplicated,
+    }
+    return "; ".join([", ".join(parts), *(f"{len(names)} {word}" for word, names in lists.items() if names)])
+
+
+def sections(judgement: Judgement, commands: tuple[str, ...] = (), name: str = "verdicts") -> list[Section]:
+    """The tables, with a figure of the times' ratios, and what could not be compared."""
+    made = []
+    for metric, (title, _) in _METRICS.items():
+        shown = frame(judgement, metric)
+        if shown.empty:
+            continue
+        comparisons = [c for c in judgement.comparisons if c.metric == metric]
+        is_paired = any(c.is_paired for c in comparisons)
+        has_ratio = metric != "equal_bits"
+        paired = ", of pairs that ran in turns" if is_paired else ""
+        made.append(
+            Section(
+                name=f"{name}-{metric.replace('_', '-')}",
+                title=f"{title}: new against base",
+                text=_HOW.format(paired=paired) if has_ratio else "Whether the same seed gave the same bits.",
+                frame=shown,
+                figure=plot.forest(_ratios(shown)) if has_ratio else None,
+                alt=f"{title}, new over base: {', '.join(map(_spoken, comparisons))}.",
+                commands=commands,
+            )
+        )
+    rows = [
+        {"what": text, "benchmark": benchmark}
+        for field, text in _LISTS.items()
+        for benchmark in getattr(judgement, field)
+    ]
+    rows += [{"what": "Differs between base and new", "benchmark": fields} for fields in judgement.different]
+    if rows:
+        text = "What was not compared, and what else differs. A gate fails on what is missing unless told otherwise."
+        made.append(Section(name=f"{name}-rest", title="Not compared", text=text, frame=pd.DataFrame(rows)))
+    return made
+
+
+def _ratios(shown: pd.DataFrame) -> pd.DataFrame:
+    names = {"change": "ratio", "low_change": "low_ratio", "high_change": "high_ratio", "margin_change": "margin_ratio"}
+    ratios = shown[["benchmark", "verdict", *names]].rename(columns=names)
+    return ratios.assign(**{name: ratios[name] + 1 for name in names.values()})
+
+
+def _spoken(c: Comparison) -> str:
+    return f"{c.benchmark} {c.verdict}" if c.metric == "equal_bits" else f"{c.benchmark} {c.ratio:.3f} {c.verdict}"
+
+
+def of_plans(results: Results) -> list[Section]:
+    """The sections of every `ab` among the results, the newest first."""
+    made = []
+    for plan in sorted(results.plans.values(), key=lambda plan: plan.started_at, reverse=True):
+        if plan.a != plan.b:
+            judgement = judge_plan(results, plan, Margins())
+            name = f"ab-{plan.id}"
+            told = f"{' '.join(plan.b) or 'as it is'} against {' '.join(plan.a) or 'as it is'}"
+            made += [
+                dataclasses.replace(section, title=f"{told}: {section.title.lower()}")
+                for section in sections(judgement, (plan.command,), name)
+            ]
+    return made
