@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import http.client
+import importlib.util
 import io
 import math
 import os
@@ -76,14 +77,12 @@ def _digits() -> Dataset:
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (CC BY 4.0).
     """
-    from sklearn.datasets import load_digits
-
-    originals = load_digits()
-    small = originals.images.astype(np.int64)  # (1797, 8, 8), 0 to 16
+    originals = _originals()
+    small = originals[:, :-1].reshape(-1, 8, 8)  # 0 to 16
     weights = _interpolation(small.shape[1], _ENLARGED)
     scale = 16 * int(weights.sum(axis=1)[0]) ** 2
     large = (weights @ small @ weights.T * 255 + scale // 2) // scale
-    labels = originals.target.astype(np.int64)
+    labels = originals[:, -1]
     is_test = np.arange(len(labels)) % 7 == 0
     dataset = Dataset(
         train=_expand(large[~is_test], labels[~is_test], 60_000),
@@ -95,6 +94,20 @@ def _digits() -> Dataset:
         recipe.update(half.labels.numpy().astype("<i8").tobytes())
     assert recipe.hexdigest() == _DIGITS_SHA256, "the digits of this scikit-learn differ from those of mlpbench"
     return dataset
+
+
+def _originals() -> NDArray[np.int64]:
+    """The rows of scikit-learn's digits.csv.gz (1797, 65): 64 pixels and the label.
+
+    Read without importing scikit-learn, which takes longer than all the rest, in every fresh process.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None, "scikit-learn is a dependency"
+    assert spec.origin is not None, "a package with its files"
+    rows: NDArray[np.int64] = np.loadtxt(
+        Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64
+    )
+    return rows
 
 
 def _interpolation(num_in: int, num_out: int) -> NDArray[np.int64]:

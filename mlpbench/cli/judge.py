@@ -66,7 +66,7 @@ def _add_plan(parser: argparse.ArgumentParser, pairs: int) -> None:
     parser.add_argument(
         "--pairs", type=positive, default=pairs, help=f"fresh processes of each side, at most (default {pairs})"
     )
-    parser.add_argument("--rounds", type=positive, default=20, help="timed blocks in each process (default 20)")
+    parser.add_argument("--rounds", type=positive, default=10, help="timed blocks in each process (default 10)")
     parser.add_argument(
         "--all-pairs", action="store_true", help="measure every pair, even when every verdict is reached"
     )
