@@ -161,6 +161,7 @@ class RoundTimer:
         self._watch = watch
         self._emit = emit
         self._num_emitted = 0
+        watch.sentinels.restart()
         watch.begin()
 
     def flush(self) -> None:

@@ -1,5 +1,6 @@
 """The accepted baseline of each machine: a results file that only `accept` replaces."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,13 +32,14 @@ def accept(root: Path, paths: Sequence[Path]) -> Path:
     if len(machines) > 1:
         raise InputError(f"results of several machines ({', '.join(sorted(machines))}); accept them one by one")
     path = path_of(root, machines.pop())
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(b"".join(encode(record).encode() + b"\n" for record in results.records()))
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     return path
 
@@ -55,5 +57,5 @@ def find(root: Path, machine: str) -> Path:
 
 
 def newest_session(results: Results) -> Session:
-    """The session that started last."""
+    """The session that started last; `load` sees to it that there is one."""
     return max(results.sessions.values(), key=lambda session: session.started_at)

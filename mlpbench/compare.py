@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlpbench import stats
-from mlpbench.records import Noise, Plan
+from mlpbench.records import Plan
 from mlpbench.samples import MACHINE, STACK, Identity, Sample, Samples, sides
 from mlpbench.store import Results
 
@@ -19,7 +19,7 @@ ALPHA = 0.05  # of any false `slower` or `faster` among all benchmarks of a comp
 MARGIN_RATIO = 1.03
 PAIRED_MARGIN_RATIO = 1.01  # for pairs that took turns: what changes the machine changes both
 # A benchmark may feel a change of the machine more than the control does: on the log scale, a train step 1.25 times
-# as much (docs/evidence).
+# as much (docs/evidence/README.md).
 CONTROL_FACTOR = 1.5
 HIGHER_IS_BETTER = frozenset({"test_accuracy", "equal_bits"})
 
@@ -59,14 +59,19 @@ class Judgement:
     different: tuple[str, ...] = ()  # differs in the stack, which may be what is compared
     unreplicated: tuple[str, ...] = ()  # one process on a side: no verdict
 
-    def exit_code(self, fail_on: Iterable[str] = ("slower", "worse"), *, allow_missing: bool = False) -> int:
-        """0 no regression, 1 regression, 3 inconclusive where that was to fail, 4 nothing comparable or one missing."""
+    def exit_code(self, also_fail_on: Iterable[str] = (), *, allow_missing: bool = False) -> int:
+        """0 no regression; 1 a regression, or what was to fail too; 3 inconclusive, where that was; 4 not all compared.
+
+        A benchmark that is missing, changed, on another machine or in one process has not been judged: a gate that lets
+        it pass would pass without having measured.
+        """
         verdicts = {c.verdict for c in self.comparisons}
-        if verdicts & (set(fail_on) - {"inconclusive"}):
+        if verdicts & ({"slower", "worse", *also_fail_on} - {"inconclusive"}):
             return 1
-        if not self.comparisons or (not allow_missing and (self.missing or self.changed or self.incomparable)):
+        not_judged = self.missing or self.changed or self.incomparable or self.unreplicated
+        if not self.comparisons or (not_judged and not allow_missing):
             return 4
-        return 3 if "inconclusive" in fail_on and "inconclusive" in verdicts else 0
+        return 3 if "inconclusive" in also_fail_on and "inconclusive" in verdicts else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,21 +104,35 @@ def judge(
     margins: Margins,
     *,
     is_paired: bool = False,
+    has_control: bool = True,
+    machine: Iterable[str] = MACHINE,
     alpha: float = ALPHA,
 ) -> Judgement:
     """Compare what both have measured.
 
     Slower or faster: the interval lies wholly beyond the margin, after Holm's correction over the family of benchmarks.
     Same: it lies within the margin that was asked for, whatever the machine's noise. Else inconclusive.
+
+    Args:
+        base: the processes of each benchmark.
+        new: likewise.
+        margins: the change that matters.
+        is_paired: equal keys ran in turns.
+        has_control: the control workload of a pair may explain what sets its processes apart; not where the sides
+            differ in what may change the control itself.
+        machine: the fields of the environment that have to agree.
+        alpha: the probability of any false slower or faster.
     """
     both = [identity for identity in base if identity in new]
-    incomparable = {i: _differing(base[i], new[i], MACHINE) for i in both}
+    incomparable = {i: _differing(base[i], new[i], machine) for i in both}
     unreplicated = [i for i in both if not incomparable[i] and not _is_replicated(i, base[i], new[i])]
     judged = [i for i in both if not incomparable[i] and i not in unreplicated]
     bits = [_compare_bits(i, base[i], new[i]) for i in judged if i[0] == "equal_bits"]
     family = [i for i in judged if i[0] != "equal_bits"]
-    stack = {i: _differing(base[i], new[i], STACK) for i in judged}
-    effects = [_effect(i, base[i], new[i], is_paired=is_paired, has_same_stack=not stack[i]) for i in family]
+    stack = {i: _differing(base[i], new[i], (*MACHINE, *STACK)) for i in judged}
+    effects = [
+        _effect(i, base[i], new[i], is_paired=is_paired, has_control=has_control and not stack[i]) for i in family
+    ]
     bounds = [_bound(i, base[i], new[i], margins, is_paired=is_paired) for i in family]
     p_values = stats.holm([e.p_beyond(bound.ratio) for e, bound in zip(effects, bounds, strict=True)])
     comparisons = []
@@ -172,7 +191,7 @@ def _is_replicated(identity: Identity, base: Samples, new: Samples) -> bool:
     return min(len(base.processes), len(new.processes)) >= needed
 
 
-def _effect(identity: Identity, base: Samples, new: Samples, *, is_paired: bool, has_same_stack: bool) -> stats.Effect:
+def _effect(identity: Identity, base: Samples, new: Samples, *, is_paired: bool, has_control: bool) -> stats.Effect:
     pairs = [key for key in base.processes if key in new.processes]
     if is_paired or (identity[0] == "test_accuracy" and len(pairs) >= 2):
         ones, others = [base.processes[k] for k in pairs], [new.processes[k] for k in pairs]
@@ -180,8 +199,8 @@ def _effect(identity: Identity, base: Samples, new: Samples, *, is_paired: bool,
         shifts = [_control_shift(one, other) for one, other in zip(ones, others, strict=True)]
         usable = [shift for shift in shifts if shift is not None]
         # with few pairs a line costs more than it explains
-        has_control = has_same_stack and len(usable) == len(pairs) >= 4
-        return stats.paired_effect(differences, usable if has_control else None)
+        is_used = has_control and len(usable) == len(pairs) >= 4
+        return stats.paired_effect(differences, usable if is_used else None)
     ones, others = list(base.processes.values()), list(new.processes.values())
     values = [[math.log(sample.value) for sample in side] for side in (ones, others)]
     return stats.unpaired_effect(*values)
@@ -289,74 +308,20 @@ def looks(pairs: int) -> list[int]:
     return sorted({count for count in (math.ceil(pairs / 2), math.ceil(3 * pairs / 4)) if count >= 4} | {pairs})
 
 
+# Settings of a side that may change the control workload too.
+_TOUCHES_CONTROL = ("env:", "python=", "device=", "num_threads=")
+
+
 def judge_plan(results: Results, plan: Plan, margins: Margins) -> Judgement:
-    """The verdicts of `ab`'s two sides; each look has its share of the error."""
-    return judge(*sides(results, plan), margins, is_paired=plan.interleaved, alpha=ALPHA / len(looks(plan.pairs)))
+    """The verdicts of `ab`'s two sides; each look has its share of the error.
 
-
-# --- a machine against itself -----------------------------------------------------------------------------------------
-
-
-def noise(results: Results, plan: Plan, session: str) -> list[Noise]:
-    """What `aa` found: successive processes of its run against as many later ones, 5 if there are enough."""
-    ordered = _in_order(results, plan)
-    size = min(5, len(ordered) // 2)
-    judgements = self_comparisons(ordered, size) if size >= 2 else []
-    made = []
-    for operation in plan.operations:
-        found = [c for j in judgements for c in j.comparisons if c.benchmark == f"ab/{operation}"]
-        made.append(
-            Noise(
-                session=session,
-                suite="ab",
-                operation=operation,
-                config=plan.config,
-                processes=size,
-                comparisons=len(found),
-                floor_ratio=floor_ratio(found),
-                false_alarms=sum(c.verdict in ("slower", "faster") for c in found),
-            )
-        )
-    return made
-
-
-def _in_order(results: Results, plan: Plan) -> list[dict[Identity, Sample]]:
-    """What each process of a plan measured, in the order of the processes."""
-    ordered = []
-    for process in range(2 * plan.pairs):
-        is_first = process % 2 == 0
-        side = sides(results, plan)[(plan.first == "a") != is_first]
-        key = str(process // 2)
-        found = {identity: s.processes[key] for identity, s in side.items() if key in s.processes}
-        if found:
-            ordered.append(found)
-    return ordered
-
-
-def self_comparisons(processes: Sequence[Mapping[Identity, Sample]], size: int) -> list[Judgement]:
-    """Every comparison of `size` successive processes with as many that began after they were done."""
-    made = []
-    for start in range(len(processes) - 2 * size + 1):
-        for other in range(start + size, len(processes) - size + 1):
-            base, new = (_as_samples(processes[first : first + size]) for first in (start, other))
-            made.append(judge(base, new, Margins()))
-    return made
-
-
-def _as_samples(processes: Sequence[Mapping[Identity, Sample]]) -> dict[Identity, Samples]:
-    shared = set(processes[0]).intersection(*processes)
-    return {
-        identity: Samples(environment={}, processes={str(n): p[identity] for n, p in enumerate(processes)})
-        for identity in processes[0]
-        if identity in shared
-    }
-
-
-def floor_ratio(comparisons: Iterable[Comparison], share: float = 0.95) -> float:
-    """The ratio that this share of comparisons of a thing with itself stay within, up or down.
-
-    >>> floor_ratio([])
-    1.0
+    Both sides ran on one machine, so that what differs in the environment is what is compared.
     """
-    distances = sorted(abs(math.log(c.ratio)) for c in comparisons)
-    return math.exp(distances[math.ceil(share * len(distances)) - 1]) if distances else 1.0
+    return judge(
+        *sides(results, plan),
+        margins,
+        is_paired=plan.interleaved,
+        has_control=not any(label.startswith(_TOUCHES_CONTROL) for label in (*plan.a, *plan.b)),
+        machine=(),
+        alpha=ALPHA / len(looks(plan.pairs)) if plan.interleaved else ALPHA,
+    )

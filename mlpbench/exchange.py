@@ -44,7 +44,7 @@ def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Identity, Samples]:
 
     Raises:
         InputError: for a file that cannot be read, is not pytest-benchmark's or has no usable times, and for files of
-            different machines or Pythons.
+            different machines, Pythons or commits.
     """
     contents: dict[bytes, str] = {}
     for path in paths:
@@ -64,7 +64,7 @@ def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Identity, Samples]:
         for field, value in _environment(document, where).items():
             source.setdefault(field, where)
             if (was := environment.setdefault(field, value)) != value:
-                hint = "give files of one machine and one Python"
+                hint = "give files of one machine, one Python and one commit"
                 raise InputError(f"{where}: {field} is {value}, but {was} in {source[field]}; {hint}")
         for name, sample in _samples(document["benchmarks"], where).items():
             processes.setdefault(name, {})[str(position)] = sample
@@ -107,6 +107,7 @@ def _environment(document: dict[str, Any], where: str) -> dict[str, str]:
         "architecture": machine,
         "num_cpus": _member(cpu, "count", int, where),
         "python": _member(info, "python_version", str, where),
+        "commit": _member(_member(document, "commit_info", dict, where) or {}, "id", str, where),
     }
     return {field: _one_line(str(value)) for field, value in found.items() if value}
 

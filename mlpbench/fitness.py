@@ -37,7 +37,9 @@ def check(device: torch.device) -> list[Finding]:
     """Run the control workload for some seconds, idle for one, and look at the settings."""
     watch = Watch(device)
     idle = sentinels.Sentinels()
+    idle.begin()
     time.sleep(IDLE_S)
+    idle.end()
     alone = idle.conditions("-")
     times: list[float] = []
     start = time.perf_counter()

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,11 +68,11 @@ def _without_paths(value: str) -> str:
     return "(a path)" if "/" in value or "\\" in value else value
 
 
-def parse_side(settings: Sequence[str]) -> Side:
-    """A side from `field=value`, `env:NAME=VALUE`, `python=PATH` and `commit=REVISION`.
+def parse_side(settings: Sequence[str], config: RunConfig) -> Side:
+    """A side from `field=value` on top of the config, `env:NAME=VALUE`, `python=PATH` and `commit=REVISION`.
 
     Raises:
-        InputError: for anything else, or an unknown field.
+        InputError: for anything else, an unknown field, or a commit that is not there.
     """
     fields: list[str] = []
     variables = {}
@@ -85,10 +86,10 @@ def parse_side(settings: Sequence[str]) -> Side:
         elif name == "python":
             interpreter = value
         elif name == "commit":
-            commit = value
+            commit = _git("rev-parse", "--verify", "--short=12", f"{value}^{{commit}}")
         else:
             fields.append(setting)
-    override(RunConfig(), fields)
+    override(config, fields)
     return Side(settings=tuple(fields), variables=variables, interpreter=interpreter, commit=commit)
 
 
@@ -137,13 +138,18 @@ class Process:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), environment.get("PYTHONPATH"))))
         if environment.get("MLPBENCH_DATA"):
             environment["MLPBENCH_DATA"] = str(Path(environment["MLPBENCH_DATA"]).resolve())
+        # a pipe would fill up, since nobody reads it meanwhile; closed by __exit__
+        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        # as it is called, not where its link leads: a virtual environment's Python is a link
+        interpreter = Path(shutil.which(side.interpreter) or side.interpreter).absolute()
         try:
             self._process = subprocess.Popen(  # noqa: S603
-                [side.interpreter, "-m", "mlpbench.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                [interpreter, "-m", "mlpbench.worker"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
                 text=True, encoding="utf-8", env=environment, cwd=source,
             )  # fmt: skip
         except OSError as error:
+            self._errors.close()
             raise InputError(f"{self._name}: cannot run {side.interpreter}: {error.strerror}") from None
         self._send(job)
 
@@ -153,6 +159,7 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._errors.close()
 
     def ask(self, *command: Any) -> None:
         """Give a command, and wait until it is done."""
@@ -178,9 +185,14 @@ class Process:
                 if refused:
                     raise InputError(f"{self._name}: {refused}")
                 return
-            self._emit(decode(line))
-        _, errors = self._process.communicate()
-        told = (errors.strip().splitlines() or [f"it ended with exit code {self._process.returncode}"])[-1]
+            try:
+                record = decode(line)
+            except ValueError as error:
+                raise InputError(f"{self._name} measures in a way that this mlpbench cannot read: {error}") from None
+            self._emit(record)
+        code = self._process.wait()
+        self._errors.seek(0)
+        told = (self._errors.read().strip().splitlines() or [f"it ended with exit code {code}"])[-1]
         raise InputError(f"{self._name}: {told}")
 
 
@@ -197,6 +209,7 @@ def make_plan(
     pairs: int,
     rounds: int,
     interleaved: bool,
+    margin_ratio: float | None = None,
 ) -> Plan:
     """A new plan; which side comes first is drawn."""
     plan_id = uuid.uuid4().hex[:12]
@@ -212,6 +225,7 @@ def make_plan(
         rounds=rounds,
         first=random.Random(plan_id).choice(SIDES),  # noqa: S311 (an order, not a secret)
         interleaved=interleaved,
+        margin_ratio=margin_ratio,
     )
 
 
@@ -263,7 +277,7 @@ def run_plan(
 ) -> None:
     """Measure the plan's pairs that are not `done`; process 2p and 2p + 1 are pair p.
 
-    `on_pair` is told how many pairs there are after each, and gives the reason to stop, or None.
+    `on_pair` is told how many pairs there are after each that ran in turns, and gives the reason to stop, or None.
 
     Raises:
         InputError: if a side cannot run.
@@ -278,11 +292,12 @@ def run_plan(
             "process": process,
             "side": side,
             "suite": "ab",
-            "settings": [*_settings(plan.config), *sides[side].settings],
+            "settings": _settings(override(plan.config, sides[side].settings)),
             "operations": plan.operations,
             "rounds": plan.rounds,
             "warm_up_s": warm_up_s,
             "has_peaks": process < 2,
+            "takes_turns": plan.interleaved,
         }
 
     with ExitStack() as stack:
@@ -294,9 +309,10 @@ def run_plan(
         starts = itertools.islice(orders(plan.first), plan.pairs)
         if plan.interleaved:
             for pair, order in enumerate(starts):
-                if not {2 * pair, 2 * pair + 1} <= done.keys():
-                    with ExitStack() as running:
-                        _interleave(plan, {s: start(running, s, 2 * pair + place) for place, s in enumerate(order)})
+                if {2 * pair, 2 * pair + 1} <= done.keys():
+                    continue  # its verdicts were read, or shall not be read with the pairs after it
+                with ExitStack() as running:
+                    _interleave(plan, {s: start(running, s, 2 * pair + place) for place, s in enumerate(order)})
                 reason = on_pair(pair + 1)
                 if reason:
                     emit(Ending(plan=plan.id, reason=reason))
@@ -309,7 +325,6 @@ def run_plan(
                     if process not in done:
                         with ExitStack() as running:
                             _measure_alone(plan, start(running, side, process))
-            on_pair(plan.pairs)
         emit(Ending(plan=plan.id, reason=f"all {plan.pairs} pairs measured"))
 
 

@@ -322,7 +322,8 @@ class Plan:
     pairs: int  # at most
     rounds: int
     first: str  # a | b: drawn; the order is that of ABBA from there on
-    interleaved: bool  # the two processes of a pair take turns, round by round; else side a is measured first, whole
+    interleaved: bool  # the two processes of a pair take turns, round by round; else one side comes first, whole
+    margin_ratio: float | None  # the change that was said to matter, as a ratio; None: nothing was said
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -369,6 +370,11 @@ class Memory:
     peak_bytes: int
     before_bytes: int  # held before its first call, model and data in memory
     source: str  # resident set | CUDA allocator
+
+    def __post_init__(self) -> None:
+        """Refuse an operation that held nothing."""
+        if self.peak_bytes < 1:
+            raise InputError(f"an operation holds memory, not {self.peak_bytes} bytes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

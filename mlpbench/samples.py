@@ -1,16 +1,19 @@
 """From records to samples: what each process says about each benchmark."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mlpbench.records import Block, Environment, Measurement, Plan, RunConfig, Session
+from mlpbench.records import Block, Environment, InputError, Measurement, Plan, RunConfig, Session
 from mlpbench.store import Results
 
 # What has to agree for two times to be comparable at all.
 MACHINE = ("cpu_model", "architecture", "num_cpus", "cpu_capability", "gpu_model")
 # What changes the control workload itself, so that it cannot serve as one.
 STACK = ("torch", "cuda", "cudnn", "num_threads", "matmul_precision", "variables", "python")
+
+_LEAST_ACCURACY = 1e-6  # none at all has no logarithm
 
 Identity = tuple[str, str]  # metric, benchmark
 
@@ -49,32 +52,63 @@ def environment_fields(environment: Environment) -> dict[str, str]:
 
 
 def samples(results: Results) -> dict[Identity, Samples]:
-    """Every benchmark's processes: of its newest environment and commit, those that measured all they were to."""
-    found = times(results, [s for s in results.sessions.values() if not s.side])
+    """Every benchmark's processes: of the newest environment and commit, those that measured all they were to.
+
+    What only an older commit or another stack has measured is not there. Of changed source, which has no commit of its
+    own, the last run alone counts.
+    """
+    sessions = _newest(results)
+    found = times(results, sessions.values())
     for memory in results.memories:
-        session = results.sessions[memory.session]
         sample = Sample(value=float(memory.peak_bytes))
         name = f"memory/{memory.operation} {memory.config}".removesuffix(" default")
-        found.setdefault(("peak_bytes", name), []).append((session, session.id, sample))
+        found.setdefault(("peak_bytes", name), []).append((results.sessions[memory.session], memory.session, sample))
     for result in results.train_results:
-        session = results.sessions[result.session]
         settings = str(_without_seed(result.config)).removesuffix("default")
         name = f"training {settings}".strip()
-        sample = Sample(value=result.test_accuracy[-1])
-        found.setdefault(("test_accuracy", name), []).append((session, f"seed {result.config.seed}", sample))
+        accuracy = result.test_accuracy[-1]
+        if not math.isfinite(accuracy):
+            continue
+        sample = Sample(value=max(accuracy, _LEAST_ACCURACY))
+        entry = (results.sessions[result.session], f"seed {result.config.seed}", sample)
+        found.setdefault(("test_accuracy", name), []).append(entry)
     for check in results.checks:
-        session = results.sessions[check.session]
         name = f"determinism/{check.name} {check.config}".removesuffix(" default")
         sample = Sample(value=float(check.first_difference is None))
-        found.setdefault(("equal_bits", name), []).append((session, session.id, sample))
-    return {identity: _newest(entries) for identity, entries in found.items()}
+        found.setdefault(("equal_bits", name), []).append((results.sessions[check.session], check.session, sample))
+    made = {}
+    for identity, entries in found.items():
+        processes = {key: sample for session, key, sample in entries if session.id in sessions}
+        if processes:
+            environment = next(iter(sessions.values())).environment
+            made[identity] = Samples(environment=environment_fields(environment), processes=processes)
+    return made
+
+
+def _newest(results: Results) -> dict[str, Session]:
+    """The sessions of the newest environment; of `ab` none, whose sides are judged by themselves."""
+    alone = [session for session in results.sessions.values() if not session.side]
+    if not alone:
+        return {}
+    last = max(alone, key=lambda session: session.started_at)
+    return {
+        s.id: s
+        for s in alone
+        if s.environment == last.environment and (not last.environment.dirty or s.run == last.run)
+    }
 
 
 def sides(results: Results, plan: Plan) -> tuple[dict[Identity, Samples], dict[Identity, Samples]]:
-    """Both sides of a plan; a key is a pair."""
+    """Both sides of a plan; a key is a pair.
+
+    Raises:
+        InputError: if the processes of a side had different environments, as when the source changed before a resume.
+    """
     found: list[dict[Identity, Samples]] = []
     for side in ("a", "b"):
         sessions = [s for s in results.sessions.values() if s.run == plan.id and s.side == side]
+        if any(s.environment != sessions[0].environment for s in sessions):
+            raise InputError(f"side {side} was measured in different environments; source or machine changed meanwhile")
         entries = times(results, sessions, name=lambda m: f"{m.suite}/{m.operation}")
         found.append(
             {
@@ -118,13 +152,4 @@ def _sample(blocks: Sequence[Block]) -> Sample:
         rounds=rounds,
         num_blocks=len(blocks),
         num_flagged=sum(bool(block.flags) for block in blocks),
-    )
-
-
-def _newest(entries: Sequence[tuple[Session, str, Sample]]) -> Samples:
-    """The processes of the newest environment and commit; the last of those with the same key."""
-    last = max(entries, key=lambda entry: entry[0].started_at)[0].environment
-    return Samples(
-        environment=environment_fields(last),
-        processes={key: sample for session, key, sample in entries if session.environment == last},
     )

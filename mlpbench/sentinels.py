@@ -1,6 +1,7 @@
 """What the machine does beside the work that is timed. Everything is read outside the timed regions.
 
-A block gets a flag for what happened while it ran; a flagged block is kept, and marked wherever it is shown:
+A block gets a flag for what happened while it ran, or in the last tenth of a second of blocks where only that can be
+told (all but `waited`). A flagged block is kept, and marked wherever it is shown:
 
 - `waited`: threads of this process were ready to run, and waited for a CPU, for more than 5 % of the block
 - `busy`: other processes used more than a tenth of the CPUs
@@ -31,7 +32,7 @@ except ImportError:  # Windows
 WAITED_SHARE = 0.05
 BUSY_SHARE = 0.10
 STEAL_SHARE = 0.02
-WINDOW_S = 0.25  # the kernel counts the CPUs' time in ticks of 10 ms: a block is too short to count them in
+WINDOW_S = 0.1  # the kernel counts the CPUs' time in ticks of 10 ms: one block is too short to count them in
 _PROC = Path("/proc")
 # NVML's reasons that slow the GPU down; idle, and clocks that the user has set, are not among them.
 _THROTTLES = {
@@ -94,12 +95,17 @@ class _Shares:
 class Sentinels:
     """Watches one process that measures: `begin` and `end` around each block, `conditions` when it is done."""
 
-    def __init__(self) -> None:
-        self._nvml = _nvml()
+    def __init__(self, *, has_gpu: bool = False) -> None:
+        self._nvml = _nvml() if has_gpu else None
+        self._core_latency_s = core_latency()
         self._first = self._last = _read()
+        self._whole = _Shares()
+        self.restart()
+
+    def restart(self) -> None:
+        """Before the first block of something else: what happened earlier is not its own."""
         self._window = _Shares()
         self._flags: set[str] = set()
-        self._core_latency_s = core_latency()
 
     def begin(self) -> None:
         """Right before a block."""
@@ -111,6 +117,7 @@ class Sentinels:
         if self._window.wall_s >= WINDOW_S:
             self._window = _Shares()
         self._window = self._window.plus(self._last, now)
+        self._whole = self._whole.plus(self._last, now)
         if self._window.wall_s >= WINDOW_S:
             self._flags = self._window.flags()
             if self._nvml is not None and _gpu(self._nvml)[1]:
@@ -120,15 +127,14 @@ class Sentinels:
         return tuple(sorted(self._flags | ({"waited"} if has_waited else set())))
 
     def conditions(self, session_id: str) -> Conditions:
-        """The machine from the beginning until now."""
+        """The machine during the blocks; context switches since the beginning."""
         now = _read()
-        whole = _Shares().plus(self._first, now)
         clock_hz, throttle = _gpu(self._nvml) if self._nvml is not None else (None, ())
         return Conditions(
             session=session_id,
             load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            steal_share=whole.steal,
-            other_share=whole.other,
+            steal_share=self._whole.steal,
+            other_share=self._whole.other,
             involuntary_switches=_difference(now.switches, self._first.switches),
             frequency_hz=frequency(),
             core_latency_s=self._core_latency_s,

@@ -111,7 +111,7 @@ class Watch:
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = clock) -> None:
         self._control = Control(device, clock)
-        self.sentinels = Sentinels()
+        self.sentinels = Sentinels(has_gpu=device.type == "cuda")
 
     def begin(self) -> None:
         """Right before a block."""

@@ -78,8 +78,10 @@ def sentence(judgement: Judgement) -> str:
     return "; ".join([", ".join(parts), *(f"{len(names)} {word}" for word, names in lists.items() if names)])
 
 
-def sections(judgement: Judgement, commands: tuple[str, ...] = (), name: str = "verdicts") -> list[Section]:
-    """The tables, with a figure of the times' ratios, and what could not be compared."""
+def sections(
+    judgement: Judgement, commands: tuple[str, ...] = (), name: str = "verdicts", *, is_drawn: bool = True
+) -> list[Section]:
+    """The tables, with a figure of the ratios if there is a page for it, and what could not be compared."""
     made = []
     for metric, (title, _) in _METRICS.items():
         shown = frame(judgement, metric)
@@ -95,7 +97,7 @@ def sections(judgement: Judgement, commands: tuple[str, ...] = (), name: str = "
                 title=f"{title}: new against base",
                 text=_HOW.format(paired=paired) if has_ratio else "Whether the same seed gave the same bits.",
                 frame=shown,
-                figure=plot.forest(_ratios(shown)) if has_ratio else None,
+                figure=plot.forest(_ratios(shown)) if has_ratio and is_drawn else None,
                 alt=f"{title}, new over base: {', '.join(map(_spoken, comparisons))}.",
                 commands=commands,
             )
@@ -126,8 +128,8 @@ def of_plans(results: Results) -> list[Section]:
     """The sections of every `ab` among the results, the newest first."""
     made = []
     for plan in sorted(results.plans.values(), key=lambda plan: plan.started_at, reverse=True):
-        if plan.a != plan.b:
-            judgement = judge_plan(results, plan, Margins())
+        if not plan.command.startswith("mlpbench aa"):
+            judgement = judge_plan(results, plan, Margins(default_ratio=plan.margin_ratio))
             name = f"ab-{plan.id}"
             told = f"{' '.join(plan.b) or 'as it is'} against {' '.join(plan.a) or 'as it is'}"
             made += [

@@ -39,6 +39,7 @@ class Job:
     rounds: int
     warm_up_s: float
     has_peaks: bool  # measure the machine's peaks too
+    takes_turns: bool  # with another process, which must find the CPUs free
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class Worker:
                 settled=settled,
             )
             self._emit(turn.measurement)
+        self._rest()
 
     def block(self, index: int, round_index: int, order: int) -> None:
         """Time one block of the operation of that index."""
@@ -103,7 +105,11 @@ class Worker:
             watch=self._watch,
         )
         self._emit(block)
-        rest()
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._job.takes_turns and not rest():
+            raise InputError("its threads never rest (OMP_WAIT_POLICY=ACTIVE?), so it cannot take turns; use --blocked")
 
     def end(self) -> None:
         """Say what the machine did meanwhile."""
@@ -117,8 +123,8 @@ def wake(call: Callable[[], object], spent_s: float = WAKE_S) -> None:
         call()
 
 
-def rest(limit_s: float = 0.1) -> None:
-    """Wait until this process uses no CPU.
+def rest(limit_s: float = 2.0) -> bool:
+    """Wait until this process uses no CPU, and say whether it came to that.
 
     OpenMP's threads spin for some ms after their work, in the hope of more; that would cost the next process a CPU.
     """
@@ -127,7 +133,8 @@ def rest(limit_s: float = 0.1) -> None:
         used_s, start = time.process_time(), time.perf_counter()
         time.sleep(0.001)
         if time.process_time() - used_s < 0.3 * (time.perf_counter() - start):
-            return
+            return True
+    return False
 
 
 def serve(commands: Iterator[str], out: TextIO) -> None:

@@ -138,6 +138,7 @@ def plan(**changes) -> Plan:
         "rounds": 2,
         "first": "a",
         "interleaved": True,
+        "margin_ratio": None,
     }
     return Plan(**defaults | changes)
 
@@ -330,7 +331,7 @@ checks = st.builds(
 )
 skips = st.builds(Skip, config=_CONFIG)
 _MAYBE = st.none() | finite_floats
-plans = st.builds(Plan, config=_CONFIG, pairs=counts, rounds=counts)
+plans = st.builds(Plan, config=_CONFIG, pairs=counts, rounds=counts, margin_ratio=st.none() | finite_floats)
 endings = st.builds(Ending)
 conditions = st.builds(
     Conditions,
@@ -338,7 +339,7 @@ conditions = st.builds(
     involuntary_switches=st.none() | counts,
 )
 peaks = st.builds(Peak, num_threads=counts, gemm_flops_per_s=finite_floats, copy_bytes_per_s=finite_floats)
-memories = st.builds(Memory, config=_CONFIG, peak_bytes=counts, before_bytes=counts)
+memories = st.builds(Memory, config=_CONFIG, peak_bytes=st.integers(1, 2**62), before_bytes=counts)
 noises = st.builds(
     Noise, config=_CONFIG, processes=counts, comparisons=counts, floor_ratio=any_floats, false_alarms=counts
 )

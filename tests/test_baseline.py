@@ -17,14 +17,16 @@ def here(tmp_path, monkeypatch):
 
 
 def test_accepted_results_are_the_base_that_compare_calls_baseline(capsys):
-    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2)))
+    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2), run="n"))
     assert main(["compare", "baseline", new]) == 2
     assert "baseline accept" in capsys.readouterr().err
     assert main(["baseline", "accept", base]) == 0
     assert main(["compare", "baseline", new]) == 1
-    assert main(["compare", "baseline", base]) == 0
+    assert main(["compare", "baseline", base]) == 2  # it is the baseline
+    again = write(Path("c.jsonl"), replicated(scaled(1.2), run="c"))
+    assert main(["compare", "baseline", again]) == 1
     assert main(["baseline", "accept", new]) == 0
-    assert main(["compare", "baseline", new]) == 0
+    assert main(["compare", "baseline", again]) == 0
 
 
 def test_an_accepted_baseline_holds_every_record():

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpbench import compare, store
+from mlpbench import noise as noise_floor
 from mlpbench.cli.main import main
 from mlpbench.compare import Margins, judge
 from mlpbench.records import RunConfig
@@ -150,9 +151,19 @@ def test_the_control_takes_out_what_one_process_of_a_pair_has_alone():
     b[2], b[5] = scaled(1.25, [b[2]])[0], scaled(0.8, [b[5]])[0]
     control_b = [0.5, 0.501, 0.625, 0.499, 0.5, 0.4, 0.5, 0.502]
     _, without = of_plan(a, b)
-    _, with_control = of_plan(a, b, control_a=[0.5] * 8, control_b=control_b)
+    records, with_control = of_plan(a, b, control_a=[0.5] * 8, control_b=control_b)
     assert verdict(*without, is_paired=True) == "inconclusive"
     assert verdict(*with_control, is_paired=True) == "slower"
+    assert compare.judge_plan(records, records.plans["r"], Margins()).comparisons[0].verdict == "slower"
+
+
+@pytest.mark.parametrize("label", ["env:GOMP_SPINCOUNT=0", "python=(a path)", "device=cuda", "num_threads=1"])
+def test_what_may_change_the_control_is_not_explained_away_by_it(label):
+    a, b = [[1.0, 1.01]] * 6, [[f, 1.01 * f] for f in (1.2, 1.21, 1.19, 1.22, 1.2, 1.18)]
+    control_b = [0.5 * f for f in (1.2, 1.21, 1.19, 1.22, 1.2, 1.18)]
+    records, _ = of_plan(a, b, control_a=[0.5] * 6, control_b=control_b)
+    (comparison,) = compare.judge_plan(records, replace(records.plans["r"], b=(label,)), Margins()).comparisons
+    assert comparison.verdict == "slower"
 
 
 def test_a_control_that_the_change_itself_may_touch_is_not_used():
@@ -311,17 +322,43 @@ def test_another_torch_is_comparable_and_named():
 @pytest.mark.parametrize(
     ("factor", "fail_on", "code"),
     [
-        (1.2, ("slower",), 1),
-        (1.2, ("faster",), 0),
+        (1.2, (), 1),
+        (0.8, (), 0),
         (0.8, ("faster",), 1),
+        (1.03, (), 0),
         (1.03, ("inconclusive",), 3),
-        (1.03, ("slower",), 0),
-        (1.2, ("slower", "inconclusive"), 1),
-        (1.2, ("inconclusive",), 0),
+        (1.2, ("inconclusive",), 1),  # what fails too does not replace what always fails
+        (1.2, ("faster",), 1),
     ],
 )
 def test_the_exit_code_follows_what_shall_fail(factor, fail_on, code):
     assert judge(side(STEADY), side(scaled(factor)), Margins()).exit_code(fail_on) == code
+
+
+def test_times_of_one_process_do_not_pass_behind_a_check_that_needs_one_only():
+    def quick(factor):
+        return samples(results(replicated(scaled(factor)[:1]), check("fresh process", session="r0")))
+
+    judgement = judge(quick(1), quick(3), Margins())
+    assert [c.verdict for c in judgement.comparisons] == ["same"]
+    assert judgement.exit_code() == 4
+
+
+def test_what_only_an_older_commit_has_measured_is_missing():
+    old = [
+        replicated(STEADY, run="o", environment=replace(ENVIRONMENT, commit="0ld")),
+        replicated(STEADY, run="p", operation="epoch", environment=replace(ENVIRONMENT, commit="0ld")),
+    ]
+    new = samples(results(*old, replicated(STEADY, run="n", started_at="2026-02-01T00:00:00+00:00")))
+    assert set(new) == {("seconds", "operations/train_step")}
+
+
+def test_of_changed_source_only_the_last_run_counts():
+    dirty = replace(ENVIRONMENT, dirty=True)
+    one = replicated(STEADY, run="o", environment=dirty)
+    other = replicated(scaled(2), run="p", environment=dirty, started_at="2026-02-01T00:00:00+00:00")
+    (found,) = samples(results(one, other)).values()
+    assert sorted(found.processes) == ["p0", "p1", "p2", "p3", "p4"]
 
 
 # --- a machine against itself -----------------------------------------------------------------------------------------
@@ -329,11 +366,11 @@ def test_the_exit_code_follows_what_shall_fail(factor, fail_on, code):
 
 def test_self_comparisons_are_of_disjoint_stretches():
     values = [Sample(value=1 + i / 100) for i in range(12)]
-    made = compare.self_comparisons([{("seconds", "x"): v} for v in values], 5)
+    made = noise_floor.self_comparisons([{("seconds", "x"): v} for v in values], 5)
     assert len(made) == 6
     ratios = [j.comparisons[0].ratio for j in made]
     assert all(ratio > 1 for ratio in ratios)
-    assert compare.floor_ratio([j.comparisons[0] for j in made]) == pytest.approx(max(ratios))
+    assert noise_floor.floor_ratio([j.comparisons[0] for j in made]) == pytest.approx(max(ratios))
 
 
 # --- the gate, as people run it ---------------------------------------------------------------------------------------
@@ -361,21 +398,23 @@ def gate(tmp_path, capsys, monkeypatch):
 
 
 def test_trap_a_regression_ends_with_1_and_a_table(gate):
-    code, printed = gate(write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2))))
+    code, printed = gate(
+        write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2), run="n"))
+    )
     assert code == 1
     assert "slower" in printed
 
 
 def test_trap_everything_renamed_ends_with_4(gate):
     base = write(Path("a.jsonl"), replicated(STEADY))
-    code, printed = gate(base, write(Path("b.jsonl"), replicated(STEADY, suite="renamed")))
+    code, printed = gate(base, write(Path("b.jsonl"), replicated(STEADY, suite="renamed", run="n")))
     assert code == 4
     assert "nothing compared" in printed
 
 
 @pytest.mark.parametrize("absent", ["0099", "baseline.jsonl"])
 def test_trap_a_base_that_is_not_there_ends_with_2_and_names_it(gate, absent):
-    code, printed = gate(absent, write(Path("b.jsonl"), replicated(STEADY)))
+    code, printed = gate(absent, write(Path("b.jsonl"), replicated(STEADY, run="n")))
     assert code == 2
     assert absent in printed
     assert len(printed.splitlines()) == 1
@@ -383,7 +422,7 @@ def test_trap_a_base_that_is_not_there_ends_with_2_and_names_it(gate, absent):
 
 def test_trap_judging_twice_never_moves_the_baseline(gate):
     base = write(Path("a.jsonl"), replicated(STEADY))
-    new = write(Path("b.jsonl"), replicated(scaled(1.2)))
+    new = write(Path("b.jsonl"), replicated(scaled(1.2), run="n"))
     before = Path(base).read_bytes()
     assert [gate(base, new)[0], gate(base, new)[0]] == [1, 1]
     assert Path(base).read_bytes() == before
@@ -391,7 +430,7 @@ def test_trap_judging_twice_never_moves_the_baseline(gate):
 
 def test_trap_a_new_benchmark_does_not_become_the_reference(gate):
     base = write(Path("a.jsonl"), replicated(STEADY))
-    new = write(Path("b.jsonl"), replicated(scaled(1.2)), replicated(STEADY, run="z", suite="aaa"))
+    new = write(Path("b.jsonl"), replicated(scaled(1.2), run="n"), replicated(STEADY, run="z", suite="aaa"))
     assert gate(base, new, "--json", "v.json")[0] == 1
     content = json.loads(Path("v.json").read_text())
     assert [c["verdict"] for c in content["comparisons"]] == ["slower"]
@@ -400,17 +439,17 @@ def test_trap_a_new_benchmark_does_not_become_the_reference(gate):
 
 def test_trap_another_machine_ends_with_4_and_names_the_field(gate, tmp_path):
     base = write(tmp_path / "elsewhere" / "a.jsonl", replicated(STEADY))
-    code, printed = gate(base, write(Path("b.jsonl"), replicated(scaled(9), environment=OTHER_ENVIRONMENT)))
+    code, printed = gate(base, write(Path("b.jsonl"), replicated(scaled(9), environment=OTHER_ENVIRONMENT, run="n")))
     assert code == 4
     assert "cpu_model" in printed
 
 
 def test_trap_parametrised_and_plain_benchmarks_compare_side_by_side(gate):
-    def both(factor):
+    def both(name, factor):
         varied = RunConfig(batch_size=10)
-        return [*replicated(scaled(factor)), *replicated(scaled(factor), run="v", config=varied)]
+        return [*replicated(scaled(factor), run=name), *replicated(scaled(factor), run=f"{name}v", config=varied)]
 
-    code, printed = gate(write(Path("a.jsonl"), both(1)), write(Path("b.jsonl"), both(1)))
+    code, printed = gate(write(Path("a.jsonl"), both("a", 1)), write(Path("b.jsonl"), both("b", 1)))
     assert code == 0
     assert "2 same" in printed
 
@@ -424,7 +463,7 @@ def test_trap_a_run_that_measured_nothing_cannot_pass(gate):
 
 def test_a_single_process_cannot_pass_the_gate(gate):
     code, printed = gate(
-        write(Path("a.jsonl"), replicated(STEADY[:1])), write(Path("b.jsonl"), replicated(scaled(3)[:1]))
+        write(Path("a.jsonl"), replicated(STEADY[:1])), write(Path("b.jsonl"), replicated(scaled(3)[:1], run="n"))
     )
     assert code == 4
     assert "one process" in printed
@@ -432,7 +471,7 @@ def test_a_single_process_cannot_pass_the_gate(gate):
 
 def test_damage_is_told_and_never_passes(gate):
     base = write(Path("a.jsonl"), replicated(STEADY))
-    new = Path(write(Path("b.jsonl"), replicated(STEADY)))
+    new = Path(write(Path("b.jsonl"), replicated(STEADY, run="n")))
     new.write_bytes(new.read_bytes()[:-30])
     code, printed = gate(base, str(new))
     assert code == 2
@@ -440,7 +479,7 @@ def test_damage_is_told_and_never_passes(gate):
 
 
 def test_thresholds_of_pyproject_are_the_gates(gate):
-    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2)))
+    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2), run="n"))
     Path("pyproject.toml").write_text('[tool.mlpbench.thresholds]\n"operations/*" = "30%"\n')
     assert gate(base, new)[0] == 0
     Path("pyproject.toml").write_text('[tool.mlpbench.thresholds]\n"operations/*" = "wide"\n')
@@ -450,7 +489,7 @@ def test_thresholds_of_pyproject_are_the_gates(gate):
 
 
 def test_the_noise_floor_of_this_machine_is_the_margin(gate):
-    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.06)))
+    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.06), run="n"))
     assert gate(base, new)[0] == 1
     write(Path("results") / ENVIRONMENT.machine / "aa.jsonl", session(), noise(1.15))
     code, printed = gate(base, new)
@@ -458,8 +497,67 @@ def test_the_noise_floor_of_this_machine_is_the_margin(gate):
     assert "noise" in printed
 
 
+def test_new_cannot_be_compared_with_itself(gate):
+    path = write(Path("a.jsonl"), replicated(STEADY))
+    code, printed = gate(path, path)
+    assert code == 2
+    assert "itself" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--margin", "3"], "5%"),
+        (["--margin", "wide"], "5%"),
+        (["--fail-on", "slow"], "unknown verdict"),
+        (["--html", "no/such/v.html"], "no folder"),
+    ],
+)
+def test_options_that_cannot_be_end_with_2_and_one_line(gate, capsys, arguments, told):
+    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(STEADY, run="n"))
+    try:
+        code, printed = gate(base, new, *arguments)
+    except SystemExit as stop:  # argparse's way
+        code, printed = stop.code, capsys.readouterr().err
+    assert code == 2
+    assert told in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_file_of_two_runs_of_ab_is_refused(gate):
+    a = [[1.0, 1.01]] * 4
+    path = write(Path("ab.jsonl"), plan(pairs=4), replicated(a, side="a"), replicated(a, side="b"), plan(id="other"))
+    code, printed = gate(path)
+    assert code == 2
+    assert "2 runs" in printed
+
+
+def test_a_damaged_file_of_ab_never_passes(gate):
+    a = [[1.0, 1.01]] * 4
+    path = Path(write(Path("ab.jsonl"), plan(pairs=4), replicated(a, side="a"), replicated(a, side="b")))
+    path.write_bytes(path.read_bytes()[:-30])
+    assert gate(str(path))[0] == 2
+
+
+def test_a_side_that_changed_its_source_meanwhile_is_refused(gate):
+    a = [[1.0, 1.01]] * 4
+    changed = replicated(a, side="b", environment=replace(ENVIRONMENT, commit="other"))[-4:]
+    path = write(Path("ab.jsonl"), plan(pairs=4), replicated(a, side="a"), replicated(a[:3], side="b"), changed)
+    code, printed = gate(path)
+    assert code == 2
+    assert "different environments" in printed
+
+
+def test_a_mistake_of_ours_does_not_pass_for_a_regression(gate, monkeypatch, tmp_path):
+    from mlpbench.cli import judge as verb
+
+    monkeypatch.setattr(verb, "judge", lambda *_: 1 / 0)
+    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(STEADY, run="n"))
+    assert main(["compare", base, new]) == 70
+
+
 def test_every_form_of_output_holds_the_verdict(gate):
-    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2)))
+    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2), run="n"))
     options = [part for name in ("json", "csv", "markdown", "html") for part in (f"--{name}", f"v.{name}")]
     assert gate(base, new, *options)[0] == 1
     for name in ("json", "csv", "markdown", "html"):
@@ -478,3 +576,42 @@ def test_a_file_of_ab_is_judged_again_by_itself(gate):
     code, printed = gate(path)
     assert code == 1
     assert "not finished" in printed
+
+
+# --- pytest-benchmark's JSON of anybody's project ---------------------------------------------------------------------
+
+
+def pytest_benchmark(folder: Path, medians: list[float]) -> str:
+    """A folder of JSON files, one for each process."""
+    folder.mkdir()
+    for number, median in enumerate(medians):
+        machine = {"machine": "x86_64", "cpu": {"brand_raw": "Example CPU", "count": 2}, "python_version": "3.12.4"}
+        stats = {"median": median, "data": [median * x for x in (1, 1.01, 0.99)], "rounds": 3}
+        benchmark = {"name": "test_x", "fullname": "tests/test_x.py::test_x", "group": None, "stats": stats}
+        content = {"machine_info": machine, "commit_info": {}, "benchmarks": [benchmark], "version": "5.3.1"}
+        (folder / f"{number:04}.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_json_of_pytest_benchmark_is_judged_by_its_processes(gate):
+    base = pytest_benchmark(Path("base"), [1.0, 1.01, 0.99, 1.0])
+    new = pytest_benchmark(Path("new"), [1.2, 1.21, 1.19, 1.2])
+    code, printed = gate(base, new)
+    assert code == 1
+    assert "tests/test_x.py::test_x" in printed
+
+
+def test_a_single_json_of_pytest_benchmark_is_marked_as_one_process(gate):
+    base = pytest_benchmark(Path("base"), [1.0])
+    new = pytest_benchmark(Path("new"), [5.0])
+    code, printed = gate(f"{base}/0000.json", f"{new}/0000.json")
+    assert code == 4
+    assert "one process" in printed
+
+
+def test_a_run_that_learnt_nothing_at_all_has_a_verdict_and_one_that_is_no_number_none():
+    def trained(*accuracies):
+        return samples(results(session(), *(strategies.trained((a,), seed=s) for s, a in enumerate(accuracies))))
+
+    assert verdict(trained(0.9, 0.91, 0.9), trained(0.0, 0.0, 0.0)) == "worse"
+    assert judge(trained(0.9, 0.91), trained(math.nan, math.nan), Margins()).missing != ()

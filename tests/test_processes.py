@@ -1,11 +1,13 @@
 """Plans of fresh processes: their order, what a cut leaves, what resuming adds; then with real processes."""
 
+import contextlib
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from mlpbench import processes, store
 from mlpbench.cli.main import main
 from mlpbench.records import Ending, InputError, Measurement, RunConfig, Session
 from mlpbench.samples import sides
+from mlpbench.worker import rest
 from tests.strategies import ENVIRONMENT, blocks, measurement, plan, results, session
 
 ROOT = Path(__file__).parents[1]
@@ -27,22 +30,33 @@ AB = ["ab", "forward", "--rounds", "2", "--set", "batch_size=10"]
 # --- sides ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_side_is_settings_variables_interpreter_and_commit():
-    side = processes.parse_side(["lr=0.1", "env:OMP_NUM_THREADS=1", "python=/opt/python", "commit=HEAD~1", "env:X=a=b"])
+def test_a_side_is_settings_variables_interpreter_and_commit(monkeypatch):
+    monkeypatch.setattr(processes, "_git", lambda *arguments: f"hash of {arguments[-1]}")
+    settings = ["lr=0.1", "env:OMP_NUM_THREADS=1", "python=/opt/python", "commit=HEAD~1", "env:X=a=b"]
+    side = processes.parse_side(settings, RunConfig())
     assert side.settings == ("lr=0.1",)
     assert side.variables == {"OMP_NUM_THREADS": "1", "X": "a=b"}
-    assert (side.interpreter, side.commit) == ("/opt/python", "HEAD~1")
+    assert (side.interpreter, side.commit) == ("/opt/python", "hash of HEAD~1^{commit}")
+
+
+def test_a_side_goes_on_top_of_the_settings_of_both():
+    base = RunConfig(activations=("relu",))
+    side = processes.parse_side(["hidden_sizes=512,512"], base)
+    assert side.settings == ("hidden_sizes=512,512",)
+    log, _ = run(plan(config=base, pairs=1), side=side)
+    assert log[0].startswith("start")
+    assert FakeProcess.job_of_last["settings"] == ["hidden_sizes=512,512", "activations=relu,relu"]
 
 
 def test_no_path_gets_into_the_record():
-    side = processes.parse_side(["env:LD_PRELOAD=/usr/lib/libjemalloc.so", "python=/home/me/bin/python"])
+    side = processes.parse_side(["env:LD_PRELOAD=/usr/lib/libjemalloc.so", "python=/home/me/bin/python"], RunConfig())
     assert side.labels == ("env:LD_PRELOAD=(a path)", "python=(a path)")
 
 
 @pytest.mark.parametrize("setting", ["lr", "=3", "unknown=1", "lr=fast", "batch_size=0"])
 def test_a_side_that_cannot_be_is_refused(setting):
     with pytest.raises(InputError):
-        processes.parse_side([setting])
+        processes.parse_side([setting], RunConfig())
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
@@ -53,11 +67,13 @@ class FakeProcess:
 
     log: list[str]
     count = itertools.count()
+    job_of_last: dict
 
     def __init__(self, side, source, job, emit):
         self.side, self.job, self.emit = side, job, emit
         name = f"p{job['process']}-{next(FakeProcess.count)}"
         self.session = session(name, run=job["run"], process=job["process"], side=job["side"])
+        FakeProcess.job_of_last = job
         FakeProcess.log.append(f"start {job['side']}{job['process']}")
 
     def __enter__(self):
@@ -83,11 +99,11 @@ class FakeProcess:
             self.emit(*blocks(f"{self.session.id}-{index}", {round_index: 1.0}))
 
 
-def run(wanted, done=None, stop_after=None, emit=None):
+def run(wanted, done=None, stop_after=None, emit=None, side=None):
     """Run a plan with fake processes; its log and records."""
     FakeProcess.log = []
     found = results(wanted)
-    side = processes.Side()
+    side = side or processes.Side()
 
     def on_pair(count):
         return f"stopped after {count}" if count == stop_after else None
@@ -191,6 +207,14 @@ def test_a_plan_that_was_cut_anywhere_resumes_to_the_same_design_without_a_dupli
         assert all(p.num_blocks == 2 for s in identity_samples.values() for p in s.processes.values())
 
 
+def test_verdicts_are_not_read_again_for_pairs_that_were_there_before_the_cut():
+    wanted = plan(pairs=3)
+    _, found = run(wanted)
+    done = {place: s for place, s in processes.finished(found, wanted).items() if place < 4}
+    _, again = run(wanted, done=done, stop_after=2)
+    assert again.endings["r"].reason == "all 3 pairs measured"
+
+
 def test_only_the_same_design_is_resumed():
     old = plan()
     found = results(old)
@@ -201,6 +225,15 @@ def test_only_the_same_design_is_resumed():
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------
+
+
+def workers() -> int:
+    """Worker processes that are there, of whoever; 0 where that cannot be read."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += b"mlpbench.worker" in path.read_bytes()
+    return found
 
 
 def only_file(folder: Path) -> Path:
@@ -239,11 +272,17 @@ def test_ab_measures_two_settings_in_fresh_processes(tmp_path, capsys):
 
 @pytest.mark.real
 def test_aa_stores_the_noise_floor_of_this_machine(tmp_path, capsys):
-    assert main(["aa", *AB[1:], "--pairs", "2", "--results", str(tmp_path)]) == 0
+    assert main(["aa", *AB[1:], "--pairs", "5", "--results", str(tmp_path)]) == 0
     (noise,) = store.load([only_file(tmp_path)]).noises
     assert noise.operation == "forward"
-    assert noise.floor_ratio >= 1
+    assert (noise.processes, noise.comparisons) == (5, 1)
     assert "within" in capsys.readouterr().out
+
+
+def test_a_floor_from_too_few_processes_is_not_stored(tmp_path, capsys):
+    assert main(["aa", "--pairs", "4", "--results", str(tmp_path)]) == 2
+    assert "at least 5 pairs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.real
@@ -288,6 +327,8 @@ def test_a_side_that_is_a_commit_runs_its_source(tmp_path, monkeypatch):
         (["--b", "dataset=nothing"], "unknown dataset"),
         ([], "same"),
         (["--b", "lr=.1", "--resume"], "nothing to resume"),
+        (["--b", "lr=.1", "--blocked", "--time-limit", "3"], "--time-limit"),
+        (["--b", "lr=.1", "--html", "no/such/v.html"], "no folder"),
     ],
 )
 def test_a_side_that_cannot_run_ends_with_one_line_and_2(tmp_path, capsys, arguments, told):
@@ -323,6 +364,9 @@ def test_a_killed_ab_leaves_no_process_and_resumes(tmp_path):
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     before = only_file(tmp_path).read_bytes()
+    while time.monotonic() < deadline and workers():
+        time.sleep(0.05)
+    assert workers() == 0
     assert main([*command, "--resume"]) in (0, 1)
     assert only_file(tmp_path).read_bytes().startswith(before.rsplit(b"\n", 1)[0])
     found = store.load([only_file(tmp_path)])
@@ -331,10 +375,23 @@ def test_a_killed_ab_leaves_no_process_and_resumes(tmp_path):
     assert found.endings[whole.id].reason == "all 2 pairs measured"
 
 
+def test_a_process_rests_when_it_uses_no_cpu_and_says_if_it_never_does():
+    assert rest(limit_s=5) is True
+    spinning = threading.Event()
+    thread = threading.Thread(target=lambda: [None for _ in iter(spinning.is_set, True)])
+    thread.start()
+    try:
+        assert rest(limit_s=0.05) is False
+    finally:
+        spinning.set()
+        thread.join()
+
+
 @pytest.mark.real
 def test_a_worker_refuses_another_protocol():
     job = {"protocol": 99, "command": "", "preset": "", "run": "r", "process": 0, "side": "a", "suite": "ab",
-           "settings": [], "operations": ["forward"], "rounds": 1, "warm_up_s": 0, "has_peaks": False}  # fmt: skip
+           "settings": [], "operations": ["forward"], "rounds": 1, "warm_up_s": 0, "has_peaks": False,
+           "takes_turns": True}  # fmt: skip
     worker = subprocess.run(
         [sys.executable, "-m", "mlpbench.worker"],
         input=json.dumps(job) + "\n",

@@ -36,7 +36,7 @@ def proc(tmp_path, monkeypatch):
 
 
 def flags_of(proc, blocks: int = 1, **seconds: float) -> tuple[str, ...]:
-    watch = Sentinels()
+    watch = Sentinels(has_gpu=True)
     for _ in range(blocks):
         watch.begin()
         proc(**seconds)
@@ -64,8 +64,19 @@ def test_threads_that_wait_for_a_cpu_are_seen_in_a_single_block(proc, waited, ex
 
 
 def test_ticks_are_gathered_over_blocks_before_they_mean_anything(proc):
-    assert flags_of(proc, blocks=5, wall=0.02, own=0.02, busy=0.04) == ()
-    assert flags_of(proc, blocks=15, wall=0.02, own=0.02, busy=0.04) == ("busy",)
+    assert flags_of(proc, blocks=4, wall=0.02, own=0.02, busy=0.04) == ()
+    assert flags_of(proc, blocks=6, wall=0.02, own=0.02, busy=0.04) == ("busy",)
+
+
+def test_what_happened_to_something_else_is_not_told_of_what_follows(proc):
+    watch = Sentinels()
+    watch.begin()
+    proc(wall=0.2, busy=0.4)
+    assert watch.end() == ("busy",)
+    watch.restart()
+    watch.begin()
+    proc(wall=0.02, own=0.04, busy=0.04)
+    assert watch.end() == ()
 
 
 def test_what_happens_between_blocks_is_not_the_blocks(proc):
@@ -77,9 +88,13 @@ def test_what_happens_between_blocks_is_not_the_blocks(proc):
         assert watch.end() == ()
 
 
-def test_conditions_are_of_the_whole_time(proc):
+def test_conditions_are_of_all_blocks_and_of_nothing_between_them(proc):
     watch = Sentinels()
-    proc(wall=1.0, own=0.5, busy=1.0, steal=0.1)
+    for _ in range(2):
+        proc(wall=1.0, busy=2.0)
+        watch.begin()
+        proc(wall=0.5, own=0.25, busy=0.5, steal=0.05)
+        watch.end()
     conditions = watch.conditions("s")
     assert conditions.session == "s"
     assert conditions.other_share == pytest.approx(0.25)
@@ -157,7 +172,7 @@ def test_a_gpu_that_is_slowed_is_flagged_with_its_reasons(proc, monkeypatch, rea
     fake.reasons = reasons
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     assert flags_of(proc, wall=0.3, own=0.6, busy=0.6) == (("throttled",) if named else ())
-    conditions = Sentinels().conditions("s")
+    conditions = Sentinels(has_gpu=True).conditions("s")
     assert conditions.gpu_clock_hz == 1.98e9
     assert conditions.gpu_throttle == named
 

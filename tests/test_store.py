@@ -299,6 +299,7 @@ GOLDEN_2 = [
         rounds=20,
         first="b",
         interleaved=True,
+        margin_ratio=1.03,
     ),
     Ending(plan="91a40001", reason="every verdict reached after 6 pairs"),
     Conditions(

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from scipy.stats import mannwhitneyu
 
 from mlpbench import stats, store
 from mlpbench.compare import Margins, judge
+from mlpbench.noise import as_samples
 from mlpbench.samples import samples
 
 
@@ -35,7 +37,7 @@ def measure(folder: Path, num_runs: int) -> None:
             command = ["pytest", "bench/", "-q", "-k", "operations", "--preset", "default", "--device", "cpu"]
             command += ["--results", str(place), "--benchmark-json", str(place / "benchmark.json")]
             place.mkdir(parents=True, exist_ok=True)
-            subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+            subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
             print(f"run {number + 1} of {num_runs}", flush=True)
 
 
@@ -86,6 +88,7 @@ def main() -> None:
     for name, alarms in rules.items():
         share = stats.share_interval(sum(alarms), len(alarms))
         print(f"| {name} | {sum(alarms)} of {len(alarms)} | {share.estimate:.1%} ({share.low:.1%}-{share.high:.1%}) |")
+    print(resampled(times))
     everything = list(itertools.chain(*verdicts))
     print({v: everything.count(v) for v in sorted(set(everything))})
     ratios = [abs(math.log(c.ratio)) for j in judgements for c in j.comparisons]
@@ -93,6 +96,22 @@ def main() -> None:
     with contextlib.suppress(IndexError):
         print(f"ratios: median distance from 1 {np.median(ratios):.1%}, largest {max(ratios):.1%}")
         print(f"smallest change found 4 times of 5: median {np.median(found):.1%}")
+
+
+def resampled(runs: list[dict], count: int = 2000) -> str:
+    """The same for windows of 5 successive processes that begin anywhere, also across the ends of the runs."""
+    processes = [
+        {i: s.processes[key] for i, s in run.items()} for run in runs for key in next(iter(run.values())).processes
+    ]
+    starts = range(len(processes) - 4)
+    pairs = [(i, j) for i, j in itertools.combinations(starts, 2) if j - i >= 5]
+    alarms = 0
+    for one, other in random.Random(0).sample(pairs, min(count, len(pairs))):
+        base, new = (as_samples(processes[first : first + 5]) for first in (one, other))
+        alarms += any(c.verdict in ("slower", "faster") for c in judge(base, new, Margins()).comparisons)
+    share = stats.share_interval(alarms, min(count, len(pairs)))
+    interval = f"{share.low:.1%}-{share.high:.1%}"
+    return f"windows of 5 processes: {alarms} of {min(count, len(pairs))}, {share.estimate:.1%} ({interval})"
 
 
 def _without_control(side: dict) -> dict:

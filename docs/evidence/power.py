@@ -1,11 +1,12 @@
 """How small a slowdown does `mlpbench ab` find, how often, and in what time?
 
-    python docs/evidence/power.py measure FOLDER --repeats 12 [--neighbour] [--slowdowns 0 1 3 5 10]
+    python docs/evidence/power.py measure FOLDER --repeats 10 [--slowdowns 0 1 3 5 10] [--neighbour] [--threads 1]
     python docs/evidence/power.py judge FOLDER
 
 Run from a clean clone. For each slowdown a commit is made in a copy of the clone, in which every training step is
 followed by waiting for that share of its own time; then `mlpbench ab --a commit=BASE --b commit=SLOW` compares the two
-in the real way: two worktrees, fresh processes, turns. `--neighbour` keeps one core busy meanwhile.
+in the real way: two worktrees, fresh processes, turns. `--neighbour` keeps one core busy meanwhile; `--threads`
+is the number that the training uses.
 """
 
 import argparse
@@ -20,7 +21,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlpbench import stats
+from mlpbench import stats, store
+from mlpbench.compare import ALPHA, Margins, judge, looks
+from mlpbench.samples import Samples, sides
 
 RETURN = "        return loss.detach(), logits.detach()\n"
 DELAY = """
@@ -42,8 +45,8 @@ def make_commits(clone: Path, percents: list[int]) -> dict[int, str]:
         assert changed.count("perf_counter") == 3, "engines.py is not as this script knows it"
         engines.write_text(changed)
         git = ["git", "-C", str(clone), "-c", "user.name=power", "-c", "user.email=power@localhost"]
-        subprocess.run([*git, "commit", "-qam", f"slower by {percent} %", "--allow-empty"], check=True)  # noqa: S603
-        done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)  # noqa: S603
+        subprocess.run([*git, "commit", "-qam", f"slower by {percent} %", "--allow-empty"], check=True)
+        done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         commits[percent] = done.stdout.strip()
         engines.write_text(original)
     return commits
@@ -62,17 +65,18 @@ def neighbour(*, is_there: bool) -> Iterator[None]:
             process.kill()
 
 
-def measure(folder: Path, percents: list[int], repeats: int, *, has_neighbour: bool) -> None:
+def measure(folder: Path, percents: list[int], repeats: int, *, has_neighbour: bool, threads: int | None) -> None:
     """One comparison after the other, the slowdowns in an order drawn anew each time; 0 is the base of all."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, neighbour(is_there=has_neighbour):
         clone = Path(place) / "clone"
-        subprocess.run(["git", "clone", "-q", ".", str(clone)], check=True)  # noqa: S603, S607
+        subprocess.run(["git", "clone", "-q", ".", str(clone)], check=True)
         commits = make_commits(clone, sorted({0, *percents}))
         again = make_commits(clone, [0])  # another commit of the same speed, so that 0 is a comparison too
         for repeat in range(repeats):
             for percent in random.sample(percents, len(percents)):
-                verdict = folder / f"{percent:02}-{repeat:03}{'-busy' if has_neighbour else ''}.json"
+                how = f"{threads or 'all'}{'-busy' if has_neighbour else ''}"
+                verdict = folder / f"{percent:02}-{repeat:03}-{how}.json"
                 if verdict.exists():
                     continue
                 new = commits[percent] if percent else again[0]
@@ -87,9 +91,13 @@ def measure(folder: Path, percents: list[int], repeats: int, *, has_neighbour: b
                     f"commit={new}",
                 ]
                 command += ["--results", str((folder / "results").resolve()), "--json", str(verdict.resolve())]
+                command += ["--set", f"num_threads={threads}"] if threads else []
                 start = time.monotonic()
-                subprocess.run(command, cwd=clone, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
-                content = json.loads(verdict.read_text()) | {"wall_s": time.monotonic() - start}
+                subprocess.run(command, cwd=clone, stdout=subprocess.DEVNULL, check=False)
+                wall_s = time.monotonic() - start
+                newest = max((folder / "results").rglob("*-ab-*.jsonl"), key=lambda path: path.stat().st_mtime)
+                plan_id = newest.stem.rsplit("-", 1)[1]
+                content = json.loads(verdict.read_text()) | {"wall_s": wall_s, "plan": plan_id}
                 verdict.write_text(json.dumps(content, indent=1) + "\n")
                 (one,) = content["comparisons"]
                 interval = f"{one['low_ratio']:.4f}-{one['high_ratio']:.4f}"
@@ -97,20 +105,21 @@ def measure(folder: Path, percents: list[int], repeats: int, *, has_neighbour: b
                 print(f"{verdict.stem}: {told}", flush=True)
 
 
-def judge(folder: Path) -> None:
+def table(folder: Path) -> None:
     """The table."""
-    print("| slowdown | neighbour | found | `faster` | ratio, median | pairs, median | seconds, median; most |")
+    print(
+        "| slowdown | threads, neighbour | found | `faster` | ratio, median | pairs, median | seconds, median; most |"
+    )
     print("|---|---|---|---|---|---|---|")
-    for is_busy, percent in sorted({(p.stem.endswith("busy"), p.stem[:2]) for p in folder.glob("*.json")}):
-        ending = "-busy" if is_busy else "[0-9]"
-        found = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{percent}-*{ending}.json"))]
+    for how, percent in sorted({(p.stem.split("-", 2)[2], p.stem[:2]) for p in folder.glob("*.json")}):
+        found = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{percent}-???-{how}.json"))]
         ones = [content["comparisons"][0] for content in found]
         verdicts = [one["verdict"] for one in ones]
         share = stats.share_interval(verdicts.count("slower"), len(verdicts))
         walls = [content["wall_s"] for content in found]
         row = [
             f"{int(percent)} %",
-            "one core busy" if is_busy else "none",
+            how.replace("-busy", ", one core busy"),
             f"{verdicts.count('slower')} of {len(found)} ({share.low:.0%}-{share.high:.0%})",
             str(verdicts.count("faster")),
             f"{statistics.median(one['ratio'] for one in ones):.4f}",
@@ -118,6 +127,39 @@ def judge(folder: Path) -> None:
             f"{statistics.median(walls):.0f}; {max(walls):.0f}",
         ]
         print(f"| {' | '.join(row)} |")
+    print()
+    print("The recorded pairs of each row, 12 drawn at a time without replacement, judged at the same readings:")
+    for how, percent in sorted({(p.stem.split("-", 2)[2], p.stem[:2]) for p in folder.glob("*.json")}):
+        print(resampled(folder, percent, how))
+
+
+def resampled(folder: Path, percent: str, how: str, count: int = 2000) -> str:
+    """What share of so many comparisons, put together from the recorded pairs, find the slowdown."""
+    base, new = {}, {}
+    for path in sorted(folder.glob(f"{percent}-???-{how}.json")):
+        plan_id = json.loads(path.read_text())["plan"]
+        results = store.load(folder.glob(f"results/*/*-ab-{plan_id}.jsonl"))
+        for side, of_side in zip((base, new), sides(results, results.plans[plan_id]), strict=True):
+            (found,) = of_side.values()
+            side.update({f"{plan_id} {pair}": sample for pair, sample in found.processes.items()})
+    draw = random.Random(0)
+    verdicts = []
+    pairs = sorted(base.keys() & new.keys())
+    if len(pairs) < 24:
+        return f"- {int(percent)} %, {how}: too few pairs ({len(pairs)})"
+    for _ in range(count):
+        chosen = draw.sample(pairs, 12)
+        for reading in looks(12):
+            both = [
+                {("seconds", "x"): Samples(environment={}, processes={p: side[p] for p in chosen[:reading]})}
+                for side in (base, new)
+            ]
+            (one,) = judge(*both, Margins(), is_paired=True, alpha=ALPHA / len(looks(12))).comparisons
+            if one.verdict != "inconclusive":
+                break
+        verdicts.append(one.verdict)
+    shares = ", ".join(f"{verdicts.count(v) / count:.1%} {v}" for v in ("slower", "faster", "same", "inconclusive"))
+    return f"- {int(percent)} %, {how}: {len(pairs)} pairs, {count} draws: {shares}"
 
 
 def main() -> None:
@@ -125,14 +167,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["measure", "judge"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--slowdowns", type=int, nargs="+", default=[0, 1, 3, 5, 10], metavar="PERCENT")
     parser.add_argument("--neighbour", action="store_true")
+    parser.add_argument("--threads", type=int)
     parsed = parser.parse_args()
     if parsed.what == "measure":
-        measure(parsed.folder, parsed.slowdowns, parsed.repeats, has_neighbour=parsed.neighbour)
+        measure(parsed.folder, parsed.slowdowns, parsed.repeats, has_neighbour=parsed.neighbour, threads=parsed.threads)
     else:
-        judge(parsed.folder)
+        table(parsed.folder)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from mlpbench.store import load, newest_file
 def add_verbs(verbs: Verbs) -> None:
     """Name the verbs and their arguments."""
     env = verbs.add_parser("env", help="print machine and stack as JSON")
+    env.add_argument("--peaks", action="store_true", help="also measure its peaks: products and copies (seconds)")
     env.set_defaults(run=_env)
 
     train = verbs.add_parser("train", help="train once; record the result and draw its loss and accuracy")
@@ -101,11 +102,16 @@ def add_verbs(verbs: Verbs) -> None:
     export.set_defaults(run=_export)
 
 
-def _env(_: argparse.Namespace) -> int:
-    from mlpbench import environment
+def _env(parsed: argparse.Namespace) -> int:
+    from mlpbench import environment, peaks
 
     current = environment.current()
     content = dataclasses.asdict(current) | {"variables": dict(current.variables), "machine": current.machine}
+    if parsed.peaks:
+        found = peaks.measure("-", environment.resolve_device("cpu"))
+        if current.gpu_model:
+            found += peaks.measure("-", environment.resolve_device("cuda"))
+        content["peaks"] = [{k: v for k, v in dataclasses.asdict(peak).items() if k != "session"} for peak in found]
     print(json.dumps(content, indent=2))
     return 0
 
