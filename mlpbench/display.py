@@ -62,6 +62,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
         ("change",),
         lambda value: f"{100 * value:+.1f} %" if value < 9.995 else "∞" if value > 1e6 else f"{value + 1:.3g}×",
     ),
+    (("_gflops", "_gb_per_s"), lambda value: f"{value:,.1f}"),
     (("_bytes",), lambda value: f"{value / 2**20:,.1f} MiB"),
     (("",), lambda value: "never" if math.isinf(value) else f"{value:,g}"),
 )
@@ -102,8 +103,9 @@ def _heading(name: str) -> str:
     >>> _heading("median_s"), _heading("samples_per_s"), _heading("num_blocks"), _heading("low_share")
     ('median', 'samples/s', 'blocks', 'low')
     """
-    if name == "samples_per_s":
-        return "samples/s"
+    spoken = {"samples_per_s": "samples/s", "product_gflops": "product, GFLOP/s", "copy_gb_per_s": "copy, GB/s"}
+    if name in spoken:
+        return spoken[name]
     for suffix in ("_s", "_share", "_bytes"):
         name = name.removesuffix(suffix)
     if name in ("low_ratio", "high_ratio", "low_accuracy", "high_accuracy") or name.endswith("_change"):

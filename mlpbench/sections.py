@@ -97,10 +97,11 @@ _SUITES = {
 _PROTOCOL = (
     "The unit is a block: calls repeated for at least 20 ms (an epoch is one call) between two readings of a clock "
     "that first waits for the device. Before the first block the operation is repeated until two successive blocks "
-    "agree within 2 % (settled), or a time limit. Bars and medians are over blocks. Low and high are order statistics "
-    "of the blocks, which hold the median with the given coverage if blocks are independent. The blocks of one process "
-    "resemble each other: they describe that process, and a small difference between two rows proves nothing. "
-    "Below: the sessions in this report."
+    "agree within 2 % (settled), or a time limit. Bars are over blocks. Median, low and high are over the medians of "
+    "the processes, or over blocks where there is one process: order statistics, which hold the median with the given "
+    "coverage. The blocks of one process resemble each other: they describe that process, and a small difference "
+    "between two rows proves nothing; verdicts are what mlpbench ab and mlpbench compare are for. Flagged: blocks "
+    "during which something else ran. Below: the runs in this report."
 )
 
 
@@ -308,6 +309,13 @@ def _other_sections(results: Results) -> list[Section]:
                 commands=_commands(results, {check.session for check in results.checks}),
             )
         )
+    peaks = table.peaks(results)
+    if not peaks.empty:
+        text = (
+            "The best rates of a large float32 product and of a large copy (read and written). The column roof of the "
+            "tables above is what a call's products alone would take at that rate, over what the call takes."
+        )
+        made.append(Section(name="peaks", title="What the machine can do", text=text, frame=peaks))
     skips = table.skips(results)
     if not skips.empty:
         text = "What was asked for and could not run here."

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 import pandas as pd
 
 from mlpbench import roofline, stats
-from mlpbench.records import Measurement, RunConfig, format_value
+from mlpbench.records import Measurement, RunConfig, Session, format_value
 from mlpbench.store import Results
 
 
@@ -242,16 +242,37 @@ def skips(results: Results) -> pd.DataFrame:
 
 
 def sessions(results: Results) -> pd.DataFrame:
-    """A row per session, the newest first: what ran, when, on which commit and stack."""
+    """A row per run and environment, the newest first: what ran, when, in how many processes, on what."""
+    runs: dict[object, list[Session]] = {}
+    for session in sorted(results.sessions.values(), key=lambda session: session.started_at):
+        runs.setdefault((session.run, session.environment), []).append(session)
+    return pd.DataFrame(
+        {
+            "started_at": first.started_at,
+            "command": first.command,
+            "num_processes": len(of_run),
+            "machine": first.environment.machine,
+            "source": first.environment.commit + (" (dirty)" if first.environment.dirty else ""),
+            "pytorch": first.environment.torch,
+            "num_threads": first.environment.num_threads,
+        }
+        for of_run in reversed(runs.values())
+        for first in of_run[:1]
+    )
+
+
+def peaks(results: Results) -> pd.DataFrame:
+    """A row per machine, device and number of threads: the best rates of a large product and a large copy."""
     rows = [
         {
-            "started_at": session.started_at,
-            "command": session.command,
-            "machine": session.environment.machine,
-            "source": session.environment.commit + (" (dirty)" if session.environment.dirty else ""),
-            "pytorch": session.environment.torch,
-            "num_threads": session.environment.num_threads,
+            "machine": results.sessions[peak.session].environment.machine,
+            "device": peak.device,
+            "num_threads": peak.num_threads,
+            "product_gflops": peak.gemm_flops_per_s / 1e9,
+            "copy_gb_per_s": peak.copy_bytes_per_s / 1e9,
         }
-        for session in results.sessions.values()
+        for peak in results.peaks
     ]
-    return pd.DataFrame(rows).sort_values("started_at", ascending=False, ignore_index=True)
+    if not rows:
+        return pd.DataFrame()
+    return pd.DataFrame(rows).groupby(["machine", "device", "num_threads"], as_index=False).max()

@@ -78,7 +78,7 @@ def edited(lines: list[bytes], chance: random.Random) -> bytes:
         name = chance.choice(list(record))
         record[name] = chance.choice([None, -1, 0, 10**30, 1e308, "", "nan", [], {}, True, record.get("id"), [[]]])
         lines[place] = json.dumps(record, separators=(",", ":")).encode()
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, RecursionError):
         lines[place] = b"[" * 2000
     return b"\n".join(lines)
 

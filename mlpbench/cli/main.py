@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"mlpbench: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, for example `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception:  # noqa: BLE001 (Python's own exit code 1 would pass for a regression)
         traceback.print_exc()
         print("mlpbench: this is a mistake of mlpbench; please report it", file=sys.stderr)
