@@ -130,6 +130,8 @@ def command(config: pytest.Config) -> str:
     """The command that measures this again, without what names a place on this machine."""
     kept = []
     for argument in arguments_without(config, PRIVATE):
+        if Path(argument.rpartition("=")[2]).is_absolute() and "=" in argument:
+            continue  # any other option's path
         if not Path(argument).is_absolute():
             kept.append(argument)
         elif Path(argument).is_relative_to(config.rootpath):

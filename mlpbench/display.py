@@ -53,6 +53,7 @@ def _significant(value: float) -> str:
 # How the numbers of a column are shown, by the end of its name; the first that fits.
 _FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
     (("samples_per_s",), lambda value: f"{value:,.0f}"),
+    (("_gflops", "_gb_per_s"), lambda value: f"{value:,.1f}"),
     (("_s", "seconds_to_target"), seconds),
     (("_ratio",), lambda value: "∞" if math.isinf(value) else f"{_significant(value)}×"),
     (("_accuracy", "_loss"), lambda value: f"{value:.4f}"),
@@ -62,7 +63,6 @@ _FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
         ("change",),
         lambda value: f"{100 * value:+.1f} %" if value < 9.995 else "∞" if value > 1e6 else f"{value + 1:.3g}×",
     ),
-    (("_gflops", "_gb_per_s"), lambda value: f"{value:,.1f}"),
     (("_bytes",), lambda value: f"{value / 2**20:,.1f} MiB"),
     (("",), lambda value: "never" if math.isinf(value) else f"{value:,g}"),
 )

@@ -190,9 +190,7 @@ def forest(frame: pd.DataFrame) -> Figure:
         far = max(max(value, 1 / value) for value in shown)
         bounds = [b for b in frame[["low_ratio", "high_ratio"]].to_numpy().ravel() if 1 / far**2 < b < far**2]
         far = 1.02 * max(max(value, 1 / value) for value in [*bounds, far])
-        axes.set(
-            xscale="log", xlim=(1 / far, far), xlabel="new over base: ratio with interval; below 1 is less", ylabel=""
-        )
+        axes.set(xscale="log", xlim=(1 / far, far), xlabel="new over base (ratio; below 1 is less)", ylabel="")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter("{x:.3g}")

@@ -6,8 +6,21 @@ from dataclasses import replace
 import pytest
 
 from mlpbench import curves, stats, table
-from mlpbench.records import RunConfig
-from tests.strategies import OTHER_ENVIRONMENT, blocks, check, measurement, results, session, skip, timed, trained
+from mlpbench.records import Peak, RunConfig
+from mlpbench.roofline import flops
+from tests.strategies import (
+    OTHER_ENVIRONMENT,
+    blocks,
+    check,
+    measurement,
+    memory,
+    replicated,
+    results,
+    session,
+    skip,
+    timed,
+    trained,
+)
 
 OLD = session("s", started_at="2026-01-01T00:00:00+00:00")
 NEW = session("new", started_at="2026-01-02T00:00:00+00:00")
@@ -282,3 +295,51 @@ def test_sessions_are_newest_first_and_say_dirty():
 @pytest.mark.parametrize("make", [table.blocks, curves.epochs, table.checks, table.skips])
 def test_frame_of_nothing_is_empty(make):
     assert make(results(OLD)).empty
+
+
+# --- several processes, peaks, memory -------------------------------------------------------------------------------
+
+
+def test_processes_of_one_run_are_one_row_whose_interval_is_over_them():
+    times = [[1.0, 1.1, 5.0], [2.0, 2.1, 2.2], [3.0, 3.1, 3.2]]
+    (row,) = table.timings(table.blocks(results(replicated(times, flags=("busy",))))).to_dict("records")
+    assert (row["num_processes"], row["num_blocks"]) == (3, 9)
+    assert [row[name] for name in ("median_s", "low_s", "high_s")] == pytest.approx([2.1e-3, 1.1e-3, 3.1e-3])
+    assert row["flagged_share"] == 1.0
+
+
+def test_a_newer_run_takes_the_place_of_all_processes_of_an_older_one():
+    old = replicated([[1.0]] * 5, run="o")
+    new = replicated([[2.0]] * 2, run="n", started_at="2026-02-01T00:00:00+00:00")
+    (row,) = table.timings(table.blocks(results(old, new))).to_dict("records")
+    assert (row["num_processes"], row["median_s"]) == (2, 2e-3)
+
+
+def test_a_measurement_that_was_cut_short_does_not_take_the_place_of_a_whole_one():
+    old = replicated([[1.0, 1.0]], run="o")
+    cut = replicated([[2.0]], run="c", rounds=2, started_at="2026-02-01T00:00:00+00:00")
+    assert table.timings(table.blocks(results(old, cut)))["median_s"].tolist() == [1e-3]
+    assert table.timings(table.blocks(results(cut)))["median_s"].tolist() == [2e-3]
+
+
+def test_a_time_has_its_share_of_the_roof_where_the_peak_is_known():
+    peak = Peak(session="r0", device="cpu", num_threads=2, gemm_flops_per_s=1e11, copy_bytes_per_s=1e10)
+    slower = replace(peak, gemm_flops_per_s=5e10)
+    records = replicated([[1.0, 1.0]])
+    (row,) = table.timings(table.blocks(results(records, peak, slower))).to_dict("records")
+    assert row["roof_share"] == pytest.approx(flops("train_step", RunConfig(), 100) / 1e11 / 1e-3)
+    assert math.isnan(table.timings(table.blocks(results(records)))["roof_share"].iloc[0])
+    (shown,) = table.peaks(results(records, peak, slower)).to_dict("records")
+    assert (shown["product_gflops"], shown["copy_gb_per_s"]) == (100.0, 10.0)
+    assert table.peaks(results(records)).empty
+
+
+def test_a_run_of_several_processes_is_one_row_of_the_sessions():
+    (row,) = table.sessions(results(replicated([[1.0]] * 5))).to_dict("records")
+    assert row["num_processes"] == 5
+
+
+def test_peak_memory_is_that_of_the_newest_session():
+    sessions = [session("s"), session("t", started_at="2026-02-01T00:00:00+00:00")]
+    frame = table.memories(results(*sessions, memory(3000), memory(2000, session="t")))
+    assert frame["peak_bytes"].tolist() == [2000]
