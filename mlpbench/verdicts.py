@@ -54,8 +54,8 @@ def _row(c: Comparison, unit: str) -> dict[str, object]:
         "margin_from": c.margin_from,
         "finds_change": c.detectable_ratio - 1,
         "control_change": None if c.control_ratio is None else c.control_ratio - 1,
-        "num_base": c.num_base,
-        "num_new": c.num_new,
+        "base_processes": c.num_base,
+        "new_processes": c.num_new,
         "flagged_share": c.flagged_share,
     }
 

@@ -2,13 +2,14 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from mlpbench import report
+from mlpbench import history, report, verdicts
 from mlpbench.records import RunConfig
 from mlpbench.sections import sections
-from tests.strategies import HOSTILE_REASON, example, results, session, timed
+from tests.strategies import ENVIRONMENT, HOSTILE_REASON, example, plan, replicated, results, session, timed
 
 pytestmark = pytest.mark.browser
 
@@ -122,6 +123,32 @@ def test_long_names_do_not_widen_the_document(visit, tmp_path, monkeypatch):
     made = results(session(), timed("m", [1.0], suite="epochs"), timed("n", [1.0], suite="epochs", config=long))
     page = visit(report.write(made, sections(made, 0.9), tmp_path, 0.9).as_uri(), size="phone").page
     assert overflow(page) <= 0
+
+
+def test_pages_of_verdicts_and_history_open_at_every_size(visit, tmp_path, size, theme):
+    a = [[1.0, 1.01], [1.01, 1.0], [0.99, 1.0], [1.0, 1.02]]
+    dates = [f"2026-0{month}-01T00:00:00+00:00" for month in range(1, 7)]
+    found = results(
+        plan(pairs=4, b=("hidden_sizes=512,512,512", f"commit={'0' * 40}")),
+        replicated(a, side="a", suite="ab"),
+        replicated([[1.1 * t for t in times] for times in a], side="b", suite="ab"),
+        *(
+            replicated(
+                [[level, level]], run=f"h{date}", started_at=date, environment=replace(ENVIRONMENT, commit=date[:7])
+            )
+            for date, level in zip(dates, [1.0, 1.01, 1.0, 1.3, 1.31, 1.3], strict=True)
+        ),
+    )
+    made = [*verdicts.of_plans(found), *history.section(found)]
+    path = tmp_path / "page.html"
+    report.write_page("Verdicts", "1 slower", made, html=path, markdown=tmp_path / "page.md")
+    opened = visit(path.as_uri(), size=size, theme=theme)
+    assert opened.complaints == []
+    assert [url for url in opened.requests if not url.startswith("file:")] == []
+    assert overflow(opened.page) == 0
+    assert opened.page.locator("svg[role=img]").count() == 2
+    assert opened.page.locator("td", has_text=re.compile("^slower$")).count() == 1
+    assert "slower" in (tmp_path / "page.md").read_text()
 
 
 def test_every_figure_is_visible_within_the_window(visit, url, size):
