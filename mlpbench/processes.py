@@ -229,13 +229,13 @@ def make_plan(
     )
 
 
-def unfinished(results: Results, wanted: Plan) -> Plan | None:
-    """The newest plan that asks for the same as `wanted`, and has not ended."""
+def same_design(results: Results, wanted: Plan) -> Plan | None:
+    """The newest plan that asks for the same as `wanted`."""
 
     def design(plan: Plan) -> tuple[object, ...]:
         return plan.a, plan.b, plan.operations, plan.config, plan.pairs, plan.rounds, plan.interleaved
 
-    same = [p for p in results.plans.values() if design(p) == design(wanted) and p.id not in results.endings]
+    same = [p for p in results.plans.values() if design(p) == design(wanted)]
     return max(same, key=lambda plan: plan.started_at, default=None)
 
 

@@ -189,7 +189,7 @@ def test_a_plan_that_was_cut_anywhere_resumes_to_the_same_design_without_a_dupli
         run(wanted, emit=emit)
     except CutError:
         before = results(wanted, written)
-        assert processes.unfinished(before, replace(wanted, id="other")) == wanted
+        assert processes.same_design(before, replace(wanted, id="other")) == wanted
         done = processes.finished(before, wanted)
         run(wanted, done=done, emit=before.add)
     else:
@@ -218,10 +218,9 @@ def test_verdicts_are_not_read_again_for_pairs_that_were_there_before_the_cut():
 def test_only_the_same_design_is_resumed():
     old = plan()
     found = results(old)
-    assert processes.unfinished(found, replace(old, id="new")) == old
+    assert processes.same_design(found, replace(old, id="new")) == old
     for change in ({"pairs": 4}, {"rounds": 3}, {"b": ("lr=1",)}, {"config": RunConfig(seed=1)}):
-        assert processes.unfinished(found, replace(old, id="new", **change)) is None
-    assert processes.unfinished(results(old, Ending(plan="r", reason="all")), replace(old, id="new")) is None
+        assert processes.same_design(found, replace(old, id="new", **change)) is None
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------
@@ -350,7 +349,7 @@ def test_an_interpreter_without_torch_says_so(tmp_path, capsys):
 
 
 @pytest.mark.real
-def test_a_killed_ab_leaves_no_process_and_resumes(tmp_path):
+def test_a_killed_ab_leaves_no_process_and_resumes(tmp_path, capsys):
     command = [*AB, "--b", "batch_size=20", "--pairs", "2", "--results", str(tmp_path)]
     driver = subprocess.Popen(
         [sys.executable, "-m", "mlpbench", *command], stdout=subprocess.DEVNULL, start_new_session=True
@@ -373,6 +372,8 @@ def test_a_killed_ab_leaves_no_process_and_resumes(tmp_path):
     (whole,) = found.plans.values()
     assert sorted(processes.finished(found, whole)) == [0, 1, 2, 3]
     assert found.endings[whole.id].reason == "all 2 pairs measured"
+    assert main([*command, "--resume"]) == 2
+    assert "it is complete" in capsys.readouterr().err
 
 
 def test_a_process_rests_when_it_uses_no_cpu_and_says_if_it_never_does():

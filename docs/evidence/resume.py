@@ -83,9 +83,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder, runs = Path(place), runs + 1
             while True:
-                has_plan = file_in(folder) is not None
+                path = file_in(folder)
+                if path and b'"kind":"ending"' in path.read_bytes():
+                    check_design(folder)  # killed after its end
+                    break
                 command = [sys.executable, "-m", "mlpbench", *COMMAND, "--results", place]
-                command += ["--resume"] if has_plan else []
+                command += ["--resume"] if path else []
                 driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
                 try:
                     code = driver.wait(random.uniform(0.5, 16) if done < kills else None)

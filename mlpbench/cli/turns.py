@@ -178,7 +178,9 @@ def _resumed(root: Path, wanted: Plan) -> _Log:
             results = load([path])
         except InputError:  # a file that is none of ours, or was cut at once
             continue
-        plan = processes.unfinished(results, wanted)
+        plan = processes.same_design(results, wanted)
+        if plan and plan.id in results.endings:
+            raise InputError(f"nothing to resume: it is complete; `mlpbench compare {path}` judges it again")
         if plan:
             return _Log(root, plan, path, results)
     raise InputError(f"nothing to resume: no unfinished run of this command under {root}")
