@@ -1,8 +1,20 @@
 """What bounds a training run: the host that launches, the device that computes, or the input."""
 
+from dataclasses import dataclass
+
 import pandas as pd
 
 BUSY_SHARE = 0.8  # of the time: above it, a faster host gains little
+INPUT_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Diagnosis:
+    """What bounds something, in plain words."""
+
+    what: str
+    bound: str
+    why: str
 
 
 def device_busy(blocks: pd.DataFrame) -> pd.DataFrame:
@@ -29,15 +41,25 @@ def input_share(blocks: pd.DataFrame) -> pd.DataFrame:
     return both[["machine", "device"]].assign(input_share=1 - both["memory"] / both["dataloader"])
 
 
-def sentences(blocks: pd.DataFrame) -> list[str]:
-    """The diagnoses in plain words."""
-    said = []
+def diagnoses(blocks: pd.DataFrame) -> list[Diagnosis]:
+    """What bounds each step and epoch of which that can be told."""
+    made = []
     for _, row in device_busy(blocks).iterrows():
         busy = row["busy_share"]
-        bound = "device-bound" if busy >= BUSY_SHARE else "launch-bound"
-        said.append(f"A step on {row['config'].device} is {bound}: the device is busy {busy:.0%} of the time.")
+        made.append(
+            Diagnosis(
+                what=f"Training step, {row['config'].device}",
+                bound="device-bound" if busy >= BUSY_SHARE else "launch-bound",
+                why=f"the device is busy {100 * busy:.0f} % of the time",
+            )
+        )
     for _, row in input_share(blocks).iterrows():
         share = row["input_share"]
-        bound = "input-bound" if share > 0.5 else "not input-bound"
-        said.append(f"An epoch by the DataLoader loop on {row['device']} is {bound}: {share:.0%} of it is loading.")
-    return said
+        made.append(
+            Diagnosis(
+                what=f"DataLoader loop, {row['device']}",
+                bound="input-bound" if share > INPUT_SHARE else "not input-bound",
+                why=f"{100 * share:.0f} % of its epoch is loading",
+            )
+        )
+    return made

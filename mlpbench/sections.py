@@ -363,9 +363,6 @@ def facts(results: Results) -> list[Fact]:
 def _time_facts(blocks: pd.DataFrame) -> list[Fact]:
     """Step and epoch of the session that measured them last, and the loaders' ratio only if they ran in turns."""
     made = []
-    said = diagnosis.sentences(blocks)
-    if said:
-        made.append(Fact(name="What bounds it", value=said[0].split(": ")[0].split(" is ")[-1], note=" ".join(said)))
     for suite, operation, name in (
         ("operations", "train_step", "Training step"),
         ("epochs", "epoch", "Epoch in memory"),
@@ -380,4 +377,5 @@ def _time_facts(blocks: pd.DataFrame) -> list[Fact]:
         if (row["operation"], row["baseline"], row["contender"]) == ("epoch", "loader=memory", "loader=dataloader"):
             interval = f"{row['low_ratio']:.2f} to {row['high_ratio']:.2f} over {row['num_rounds']} rounds in turns"
             made.append(Fact(name="DataLoader loop over memory", value=f"{row['time_ratio']:.2f}×", note=interval))
+    made += [Fact(name=found.what, value=found.bound, note=found.why) for found in diagnosis.diagnoses(blocks)]
     return made

@@ -22,18 +22,21 @@ def steps(throughput_ms: float, device_ms: float):
 def test_a_step_is_bound_by_the_device_if_it_is_busy(device_ms, bound):
     frame = steps(1.0, device_ms)
     assert diagnosis.device_busy(frame)["busy_share"].tolist() == [pytest.approx(device_ms)]
-    assert diagnosis.sentences(frame) == [f"A step on cuda is {bound}: the device is busy {device_ms:.0%} of the time."]
+    (found,) = diagnosis.diagnoses(frame)
+    assert (found.what, found.bound) == ("Training step, cuda", bound)
+    assert found.why == f"the device is busy {100 * device_ms:.0f} % of the time"
 
 
-@pytest.mark.parametrize(("loader_ms", "said"), [(2500, "input-bound: 80 %"), (600, "not input-bound: 17 %")])
-def test_an_epoch_is_bound_by_its_input_if_that_takes_most_of_it(loader_ms, said):
+@pytest.mark.parametrize(("loader_ms", "bound", "percent"), [(2500, "input-bound", 80), (600, "not input-bound", 17)])
+def test_an_epoch_is_bound_by_its_input_if_that_takes_most_of_it(loader_ms, bound, percent):
     records = [
         timed(name, [ms] * 3, suite="epochs", operation="epoch", config=RunConfig(loader=name))
         for name, ms in (("memory", 500), ("dataloader", loader_ms))
     ]
-    (sentence,) = diagnosis.sentences(table.blocks(results(session(), *records)))
-    assert said.replace(" %", "%") in sentence
+    (found,) = diagnosis.diagnoses(table.blocks(results(session(), *records)))
+    assert (found.what, found.bound) == ("DataLoader loop, cpu", bound)
+    assert found.why == f"{percent} % of its epoch is loading"
 
 
 def test_without_the_clocks_nothing_is_said():
-    assert diagnosis.sentences(table.blocks(results(session(), timed("t", [1.0])))) == []
+    assert diagnosis.diagnoses(table.blocks(results(session(), timed("t", [1.0])))) == []
