@@ -4,7 +4,6 @@ pytest-benchmark runs and shows; every round is also appended to `results/` as a
 """
 
 import dataclasses
-import functools
 import os
 import shlex
 import subprocess
@@ -56,7 +55,7 @@ class Suite:
         self.devices = [environment.resolve_device(self.base.device).type] if one_device else ["cpu", "cuda"]
         is_distributed = config.getoption("dist", "no") != "no" or hasattr(config, "workerinput")
         self.is_recording = not (config.getoption("benchmark_disable") or is_distributed)
-        # Set by `replicate` in the processes that it starts.
+        # Set by `pytest_sessionfinish` in the processes that it starts.
         self.run, _, process = os.environ.get(RUN, "").partition(":")
         self.process = int(process or 0)
         self.results = Path(config.getoption("results") or config.rootpath / "results")
@@ -65,6 +64,7 @@ class Suite:
         self.file: Path | None = None
         self._command = command(config)
         self._session: Session | None = None
+        self._watches: dict[str, timing.Watch] = {}
 
     @property
     def session(self) -> Session:
@@ -83,16 +83,11 @@ class Suite:
                             self.append(peak)
         return self._session
 
-    @functools.cached_property
-    def watches(self) -> dict[str, timing.Watch]:
-        """What runs beside the blocks, by device."""
-        return {}
-
     def watch(self, device: str) -> timing.Watch:
-        """The one of a device."""
-        if device not in self.watches:
-            self.watches[device] = timing.Watch(torch.device(device))
-        return self.watches[device]
+        """What runs beside the blocks of a device."""
+        if device not in self._watches:
+            self._watches[device] = timing.Watch(torch.device(device))
+        return self._watches[device]
 
     def append(self, record: Record) -> None:
         """Write a record; if that cannot be, stop, since what is measured from here on would be lost."""

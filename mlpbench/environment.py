@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import mlpbench
-from mlpbench.records import Environment, InputError, Session
+from mlpbench.records import Environment, InputError, Session, without_paths
 
 # Variables that are known to change times or bits of the workload. Paths in their values are left out.
 VARIABLES = (
@@ -63,7 +63,7 @@ def current() -> Environment:
         num_threads=torch.get_num_threads(),
         matmul_precision=torch.get_float32_matmul_precision(),
         deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
-        variables=tuple((name, _without_paths(os.environ[name])) for name in VARIABLES if name in os.environ),
+        variables=tuple((name, without_paths(os.environ[name])) for name in VARIABLES if name in os.environ),
         mlpbench=mlpbench.__version__,
         commit=commit,
         dirty=dirty,
@@ -85,10 +85,6 @@ def start_session(
         preset=preset,
         environment=current(),
     )
-
-
-def _without_paths(value: str) -> str:
-    return "(a path)" if "/" in value or "\\" in value else value
 
 
 def _cpu_model() -> str:

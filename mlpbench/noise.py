@@ -41,12 +41,10 @@ def measured(results: Results, plan: Plan, session: str) -> list[Noise]:
 
 def _in_order(results: Results, plan: Plan) -> list[dict[Identity, Sample]]:
     """What each process of a plan measured, in the order of the processes."""
+    base, new = sides(results, plan)
+    side_of = {s.process: base if s.side == "a" else new for s in results.sessions.values() if s.run == plan.id}
     ordered = []
-    both = sides(results, plan)
-    for process in range(2 * plan.pairs):
-        is_first_of_pair = process % 2 == 0
-        first = plan.first if process % 4 < 2 else "ab".replace(plan.first, "")
-        side = both[(first == "a") != is_first_of_pair]
+    for process, side in sorted(side_of.items(), key=lambda item: item[0]):
         key = str(process // 2)
         found = {identity: s.processes[key] for identity, s in side.items() if key in s.processes}
         if found:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
-from mlpbench.records import Ending, InputError, Plan, Record, RunConfig, Session, override
+from mlpbench.records import Ending, InputError, Plan, Record, RunConfig, Session, override, without_paths
 from mlpbench.store import Results, decode
 
 P = ParamSpec("P")
@@ -56,16 +57,12 @@ class Side:
     @property
     def labels(self) -> tuple[str, ...]:
         """The side as text for the record, without paths."""
-        labels = [*self.settings, *(f"env:{name}={_without_paths(value)}" for name, value in self.variables.items())]
+        labels = [*self.settings, *(f"env:{name}={without_paths(value)}" for name, value in self.variables.items())]
         if self.commit:
             labels.append(f"commit={self.commit}")
         if self.interpreter != sys.executable:
-            labels.append(f"python={_without_paths(self.interpreter)}")
+            labels.append(f"python={without_paths(self.interpreter)}")
         return tuple(labels)
-
-
-def _without_paths(value: str) -> str:
-    return "(a path)" if "/" in value or "\\" in value else value
 
 
 def parse_side(settings: Sequence[str], config: RunConfig) -> Side:
@@ -241,18 +238,8 @@ def same_design(results: Results, wanted: Plan) -> Plan | None:
 
 def finished(results: Results, plan: Plan) -> dict[int, Session]:
     """The plan's processes that measured everything they were to, by position; the last of those at one position."""
-    counts: dict[str, int] = {}
-    for block in results.blocks:
-        counts[block.measurement] = counts.get(block.measurement, 0) + 1
-    whole: dict[str, int] = {}
-    for m in results.measurements.values():
-        if counts.get(m.id, 0) >= m.rounds:
-            whole[m.session] = whole.get(m.session, 0) + 1
-    return {
-        s.process: s
-        for s in results.sessions.values()
-        if s.run == plan.id and whole.get(s.id, 0) == len(plan.operations)
-    }
+    whole = Counter(results.measurements[measurement].session for measurement in results.whole())
+    return {s.process: s for s in results.sessions.values() if s.run == plan.id and whole[s.id] == len(plan.operations)}
 
 
 def orders(first: str) -> Iterator[tuple[str, str]]:
@@ -312,7 +299,7 @@ def run_plan(
                 if {2 * pair, 2 * pair + 1} <= done.keys():
                     continue  # its verdicts were read, or shall not be read with the pairs after it
                 with ExitStack() as running:
-                    _interleave(plan, {s: start(running, s, 2 * pair + place) for place, s in enumerate(order)})
+                    _measure(plan, {s: start(running, s, 2 * pair + place) for place, s in enumerate(order)})
                 reason = on_pair(pair + 1)
                 if reason:
                     emit(Ending(plan=plan.id, reason=reason))
@@ -324,7 +311,7 @@ def run_plan(
                     process = 2 * pair + (side != plan.first)
                     if process not in done:
                         with ExitStack() as running:
-                            _measure_alone(plan, start(running, side, process))
+                            _measure(plan, {side: start(running, side, process)})
         emit(Ending(plan=plan.id, reason=f"all {plan.pairs} pairs measured"))
 
 
@@ -333,7 +320,8 @@ def _settings(config: RunConfig) -> list[str]:
     return [] if text == "default" else text.split(" ")
 
 
-def _interleave(plan: Plan, processes: Mapping[str, Process]) -> None:
+def _measure(plan: Plan, processes: Mapping[str, Process]) -> None:
+    """One process alone, or two in turns."""
     for process in processes.values():
         process.wait()
     for process in processes.values():
@@ -341,16 +329,7 @@ def _interleave(plan: Plan, processes: Mapping[str, Process]) -> None:
     turns = itertools.islice(orders(next(iter(processes))), plan.rounds)
     for round_index, order in enumerate(turns):
         for index in range(len(plan.operations)):
-            for place, side in enumerate(order):
+            for place, side in enumerate(side for side in order if side in processes):
                 processes[side].ask("block", index, round_index, place)
     for process in processes.values():
         process.ask("end")
-
-
-def _measure_alone(plan: Plan, process: Process) -> None:
-    process.wait()
-    process.ask("warm")
-    for round_index in range(plan.rounds):
-        for index in range(len(plan.operations)):
-            process.ask("block", index, round_index, 0)
-    process.ask("end")

@@ -118,6 +118,11 @@ def format_value(value: object) -> str:
     return "none" if value is None else str(value)
 
 
+def without_paths(value: str) -> str:
+    """The value, or only that it is a path, which no record may hold."""
+    return "(a path)" if "/" in value or "\\" in value else value
+
+
 def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
     """The config with `field=value` settings applied, all at once.
 

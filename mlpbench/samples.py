@@ -39,11 +39,12 @@ class Samples:
 
 def benchmark_name(measurement: Measurement) -> str:
     """`suite/operation workload`, without the workload where it is the default; what globs of thresholds match."""
-    workload = str(measurement.config)
-    parts = [f"{measurement.suite}/{measurement.operation}"]
-    parts += [workload] if workload != "default" else []
-    parts += [f"({measurement.clock})"] if measurement.clock != "throughput" else []
-    return " ".join(parts)
+    name = _named(f"{measurement.suite}/{measurement.operation}", measurement.config)
+    return name if measurement.clock == "throughput" else f"{name} ({measurement.clock})"
+
+
+def _named(what: str, config: RunConfig) -> str:
+    return f"{what} {config}".removesuffix(" default")
 
 
 def environment_fields(environment: Environment) -> dict[str, str]:
@@ -61,11 +62,10 @@ def samples(results: Results) -> dict[Identity, Samples]:
     found = times(results, sessions.values())
     for memory in results.memories:
         sample = Sample(value=float(memory.peak_bytes))
-        name = f"memory/{memory.operation} {memory.config}".removesuffix(" default")
+        name = _named(f"memory/{memory.operation}", memory.config)
         found.setdefault(("peak_bytes", name), []).append((results.sessions[memory.session], memory.session, sample))
     for result in results.train_results:
-        settings = str(_without_seed(result.config)).removesuffix("default")
-        name = f"training {settings}".strip()
+        name = _named("training", replace(result.config, seed=RunConfig().seed))
         accuracy = result.test_accuracy[-1]
         if not math.isfinite(accuracy):
             continue
@@ -73,7 +73,7 @@ def samples(results: Results) -> dict[Identity, Samples]:
         entry = (results.sessions[result.session], f"seed {result.config.seed}", sample)
         found.setdefault(("test_accuracy", name), []).append(entry)
     for check in results.checks:
-        name = f"determinism/{check.name} {check.config}".removesuffix(" default")
+        name = _named(f"determinism/{check.name}", check.config)
         sample = Sample(value=float(check.first_difference is None))
         found.setdefault(("equal_bits", name), []).append((results.sessions[check.session], check.session, sample))
     made = {}
@@ -122,24 +122,17 @@ def sides(results: Results, plan: Plan) -> tuple[dict[Identity, Samples], dict[I
     return found[0], found[1]
 
 
-def _without_seed(config: RunConfig) -> RunConfig:
-    return replace(config, seed=RunConfig().seed)
-
-
 def times(
     results: Results, sessions: Iterable[Session], name: Callable[[Measurement], str] = benchmark_name
 ) -> dict[Identity, list[tuple[Session, str, Sample]]]:
     """Every finished measurement of these sessions as a sample of its process."""
-    by_measurement: dict[str, list[Block]] = {}
-    for block in results.blocks:
-        by_measurement.setdefault(block.measurement, []).append(block)
+    whole = results.whole()
     wanted = {session.id for session in sessions}
     found: dict[Identity, list[tuple[Session, str, Sample]]] = {}
     for m in results.measurements.values():
-        blocks = by_measurement.get(m.id, [])
-        if m.session in wanted and blocks and len(blocks) >= m.rounds:
+        if m.session in wanted and m.id in whole:
             session = results.sessions[m.session]
-            found.setdefault(("seconds", name(m)), []).append((session, session.id, _sample(blocks)))
+            found.setdefault(("seconds", name(m)), []).append((session, session.id, _sample(whole[m.id])))
     return found
 
 

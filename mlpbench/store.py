@@ -99,6 +99,13 @@ class Results:
         else:
             getattr(self, place).append(record)
 
+    def whole(self) -> dict[str, list[Block]]:
+        """By measurement, the blocks of those that were not cut short."""
+        found: dict[str, list[Block]] = {}
+        for block in self.blocks:
+            found.setdefault(block.measurement, []).append(block)
+        return {name: blocks for name, blocks in found.items() if len(blocks) >= self.measurements[name].rounds}
+
     def records(self) -> Iterator[Record]:
         """Every record, each after the one it points to."""
         first = ("sessions", "plans", "measurements")

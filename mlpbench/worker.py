@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from mlpbench import environment, peaks, timing
+from mlpbench.processes import PROTOCOL
 from mlpbench.records import InputError, Measurement, Record, RunConfig, Session, choose, override
 from mlpbench.store import encode
 from mlpbench.trainer import OPERATIONS, Trainer
 
-PROTOCOL = 1
 WAKE_S = 0.03
 
 
