@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Container, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -263,17 +262,14 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
         rounds = suite.min_rounds or suite.preset.rounds
         if is_long:
             rounds = max(suite.preset.epoch_rounds, suite.min_rounds)
-        iterations, warm_up_s, settled = timing.ready(trainer, operation, suite.preset.warm_up_s)
-        measurement = timing.describe(
+        measurement, iterations = timing.begin(
             trainer,
             operation,
             session,
             suite=name,
-            group=uuid.uuid4().hex[:12],
             rounds=rounds,
-            warm_up_s=warm_up_s,
-            settled=settled,
-            clock=clock,
+            warm_up_s=suite.preset.warm_up_s,
+            measured_by=clock,
         )
         suite.append(measurement)
         benchmark.extra_info |= {

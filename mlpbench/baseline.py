@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlpbench.records import InputError, Session
+from mlpbench.records import InputError
 from mlpbench.samples import samples
-from mlpbench.store import Results, encode, load
+from mlpbench.store import encode, load
 
 FOLDER = "baselines"
 
@@ -54,8 +54,3 @@ def find(root: Path, machine: str) -> Path:
     if not path.exists():
         raise InputError(f"no baseline of {machine}; `mlpbench baseline accept RESULTS` makes one")
     return path
-
-
-def newest_session(results: Results) -> Session:
-    """The session that started last; `load` sees to it that there is one."""
-    return max(results.sessions.values(), key=lambda session: session.started_at)

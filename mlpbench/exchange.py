@@ -174,12 +174,11 @@ def to_pytest_benchmark(results: Results) -> dict[str, Any]:
 
 def _finished(results: Results) -> list[tuple[Session, Measurement, list[Block]]]:
     """What was measured to its end, the newest session last."""
-    blocks: dict[str, list[Block]] = {}
-    for block in results.blocks:
-        blocks.setdefault(block.measurement, []).append(block)
-    found = [(results.sessions[m.session], m, blocks[m.id]) for m in results.measurements.values() if m.id in blocks]
-    kept = [(s, m, b) for s, m, b in found if not s.side and len(b) >= m.rounds]
-    return sorted(kept, key=lambda entry: (entry[0].started_at, entry[0].process))
+    whole = results.whole()
+    found = [(results.sessions[m.session], m, whole[m.id]) for m in results.measurements.values() if m.id in whole]
+    return sorted(
+        (entry for entry in found if not entry[0].side), key=lambda entry: (entry[0].started_at, entry[0].process)
+    )
 
 
 def _benchmark(name: str, session: Session, measurement: Measurement, blocks: list[Block]) -> dict[str, Any]:

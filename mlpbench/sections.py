@@ -330,7 +330,7 @@ def _commands(results: Results, session_ids: set[str]) -> tuple[str, ...]:
 
 def summary(results: Results) -> str:
     """Machine and stack of the newest session, in a sentence."""
-    e = max(results.sessions.values(), key=lambda session: session.started_at).environment
+    e = results.newest_session.environment
     gpu = f"{e.gpu_model} (CUDA {e.cuda})" if e.gpu_model else "no CUDA device"
     return (
         f"{e.cpu_model}, {e.num_cpus} CPUs ({e.cpu_capability}), {e.memory_bytes / 2**30:.0f} GiB, {gpu}; {e.os}, "

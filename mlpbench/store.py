@@ -99,6 +99,11 @@ class Results:
         else:
             getattr(self, place).append(record)
 
+    @property
+    def newest_session(self) -> Session:
+        """The session that started last; `load` sees to it that there is one."""
+        return max(self.sessions.values(), key=lambda session: session.started_at)
+
     def whole(self) -> dict[str, list[Block]]:
         """By measurement, the blocks of those that were not cut short."""
         found: dict[str, list[Block]] = {}

@@ -161,32 +161,41 @@ def ready(
     return 1 if is_long else calls, spent_s, settled
 
 
-def describe(
+def begin(
     trainer: Timeable,
     operation: str,
     session: Session,
     *,
     suite: str,
-    group: str,
     rounds: int,
     warm_up_s: float,
-    settled: bool,
-    clock: str = "throughput",
-) -> Measurement:
-    """The record of what is about to be timed."""
-    return Measurement(
-        id=uuid.uuid4().hex[:12],
+    group: str | None = None,
+    measured_by: str = "throughput",
+    clock: Callable[[], float] = clock,
+) -> tuple[Measurement, int]:
+    """Make an operation ready: the record of what is about to be timed, and the number of calls that fill a block.
+
+    Without a group the measurement is one of its own.
+    """
+    iterations, spent_s, settled = ready(trainer, operation, warm_up_s, clock)
+    measurement = Measurement(
+        id=_new_id(),
         session=session.id,
         suite=suite,
-        group=group,
+        group=group or _new_id(),
         operation=operation,
         config=trainer.config,
-        clock=clock,
+        clock=measured_by,
         rounds=rounds,
         samples_per_call=trainer.samples_per_call(operation),
-        warm_up_s=round(warm_up_s, 6),
+        warm_up_s=round(spent_s, 6),
         settled=settled,
     )
+    return measurement, iterations
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def measure(
@@ -206,21 +215,20 @@ def measure(
 
     Every record is emitted as soon as it exists.
     """
-    group = uuid.uuid4().hex[:12]
+    group = _new_id()
     shuffle = random.Random(group)  # noqa: S311 (an order, not a secret)
     turns = []
     for trainer in trainers:
-        iterations, spent_s, settled = ready(trainer, operation, warm_up_s, clock)
-        measurement = describe(
+        measurement, iterations = begin(
             trainer,
             operation,
             session,
             suite=suite,
             group=group,
             rounds=rounds,
-            warm_up_s=spent_s,
-            settled=settled,
-            clock=measured_by,
+            warm_up_s=warm_up_s,
+            measured_by=measured_by,
+            clock=clock,
         )
         turns.append((measurement, trainer, iterations))
         emit(measurement)

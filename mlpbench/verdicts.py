@@ -7,6 +7,7 @@ import pandas as pd
 
 from mlpbench import plot
 from mlpbench.compare import Comparison, Judgement, Margins, judge_plan
+from mlpbench.records import Plan
 from mlpbench.sections import Section
 from mlpbench.store import Results
 
@@ -83,7 +84,7 @@ def sections(
 ) -> list[Section]:
     """The tables, with a figure of the ratios if there is a page for it, and what could not be compared."""
     made = []
-    for metric, (title, _) in _METRICS.items():
+    for metric, (quantity, _) in _METRICS.items():
         shown = frame(judgement, metric)
         if shown.empty:
             continue
@@ -94,11 +95,11 @@ def sections(
         made.append(
             Section(
                 name=f"{name}-{metric.replace('_', '-')}",
-                title=f"{title}: new against base",
+                title=f"{quantity}: new against base",
                 text=_HOW.format(paired=paired) if has_ratio else "Whether the same seed gave the same bits.",
                 frame=shown,
                 figure=plot.forest(_ratios(shown)) if has_ratio and is_drawn else None,
-                alt=f"{title}, new over base: {', '.join(map(_spoken, comparisons))}.",
+                alt=f"{quantity}, new over base: {', '.join(map(_spoken, comparisons))}.",
                 commands=commands,
             )
         )
@@ -124,6 +125,11 @@ def _spoken(c: Comparison) -> str:
     return f"{c.benchmark} {c.verdict}" if c.metric == "equal_bits" else f"{c.benchmark} {c.ratio:.3f} {c.verdict}"
 
 
+def title(plan: Plan) -> str:
+    """What a plan compares."""
+    return f"{' '.join(plan.b) or 'as it is'} against {' '.join(plan.a) or 'as it is'}"
+
+
 def of_plans(results: Results) -> list[Section]:
     """The sections of every `ab` among the results, the newest first."""
     made = []
@@ -131,9 +137,8 @@ def of_plans(results: Results) -> list[Section]:
         if not plan.command.startswith("mlpbench aa"):
             judgement = judge_plan(results, plan, Margins(default_ratio=plan.margin_ratio))
             name = f"ab-{plan.id}"
-            told = f"{' '.join(plan.b) or 'as it is'} against {' '.join(plan.a) or 'as it is'}"
             made += [
-                dataclasses.replace(section, title=f"{told}: {section.title.lower()}")
+                dataclasses.replace(section, title=f"{title(plan)}: {section.title.lower()}")
                 for section in sections(judgement, (plan.command,), name)
             ]
     return made

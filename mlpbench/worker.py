@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -77,16 +76,13 @@ class Worker:
                 self._emit(peak)
         self._watch = timing.Watch(self._device)
         for turn in self._turns:
-            turn.iterations, spent_s, settled = timing.ready(turn.trainer, turn.operation, self._job.warm_up_s)
-            turn.measurement = timing.describe(
+            turn.measurement, turn.iterations = timing.begin(
                 turn.trainer,
                 turn.operation,
                 self.session,
                 suite=self._job.suite,
-                group=uuid.uuid4().hex[:12],
                 rounds=self._job.rounds,
-                warm_up_s=spent_s,
-                settled=settled,
+                warm_up_s=self._job.warm_up_s,
             )
             self._emit(turn.measurement)
         self._rest()

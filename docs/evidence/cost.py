@@ -34,10 +34,7 @@ def beside_a_block() -> None:
     trainer = Trainer(RunConfig())
     session = environment.start_session("cost")
     watch = timing.Watch(torch.device("cpu"))
-    iterations, spent_s, settled = timing.ready(trainer, "train_step", 1.0)
-    measurement = timing.describe(
-        trainer, "train_step", session, suite="cost", group="g", rounds=ROUNDS, warm_up_s=spent_s, settled=settled
-    )
+    measurement, iterations = timing.begin(trainer, "train_step", session, suite="cost", rounds=ROUNDS, warm_up_s=1.0)
     parts: dict[str, list[float]] = {
         name: [] for name in ("block", "prepare", "sentinels, before", "sentinels, after", "control", "write")
     }
@@ -72,7 +69,7 @@ def beside_a_block() -> None:
             )  # fmt: skip
             store.append(path, block)
             clocked("write", start)
-    print(f"beside a block of {iterations} training steps; median of {ROUNDS} (middle 90 %); warm-up {spent_s:.2f} s")
+    print(f"beside a block of {iterations} training steps; median of {ROUNDS} (middle 90 %)")
     for name, seconds in parts.items():
         print(f"| {name} | {milliseconds(seconds)} |")
 

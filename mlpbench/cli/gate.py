@@ -80,14 +80,13 @@ def _thresholds(path: Path) -> dict[str, float]:
 
 def show_plan(parsed: argparse.Namespace, results: Results, plan: Plan, path: Path | None) -> int:
     """Judge the two sides of a plan, print and write the verdicts, and give the exit code."""
-    from mlpbench import display
+    from mlpbench import display, verdicts
 
     margins = margins_of(parsed, 1.0)
     if margins.default_ratio is None:
         margins = dataclasses.replace(margins, default_ratio=plan.margin_ratio)
     judgement = judge_plan(results, plan, margins)
-    title = f"{' '.join(plan.b) or 'as it is'} against {' '.join(plan.a) or 'as it is'}"
-    code = show(parsed, judgement, title, (plan.command,))
+    code = show(parsed, judgement, verdicts.title(plan), (plan.command,))
     ending = results.endings.get(plan.id)
     console = display.console()
     console.print(f"stopped: {ending.reason if ending else 'not finished'}")

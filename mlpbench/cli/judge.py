@@ -86,7 +86,7 @@ def _load_side(text: str, machine: str | None, root: Path) -> tuple[dict[Identit
     if foreign and not (path.is_dir() and any(path.rglob("*.jsonl"))):
         return exchange.load_pytest_benchmark(foreign), None, []
     results = load([path])
-    return samples(results), baseline.newest_session(results).environment.machine, results.problems
+    return samples(results), results.newest_session.environment.machine, results.problems
 
 
 def _noise(root: Path, machine: str | None) -> float:
@@ -118,7 +118,7 @@ def _baseline(parsed: argparse.Namespace) -> int:
     for path in found:
         results = load([path])
         of_path = samples(results)
-        session = baseline.newest_session(results)
+        session = results.newest_session
         processes = max(len(s.processes) for s in of_path.values())
         print(f"{path.stem}: {len(of_path)} benchmarks, up to {processes} processes, {session.started_at}, "
               f"commit {session.environment.commit}, torch {session.environment.torch}")  # fmt: skip

@@ -77,10 +77,15 @@ class Sink:
 
     def __call__(self, record: Record) -> None:
         """Write a record."""
-        try:
-            append(self.path, record)
-        except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror}; choose another --results") from None
+        write(self.path, record)
+
+
+def write(path: Path, record: Record) -> None:
+    """Append a record; what cannot be written is bad input."""
+    try:
+        append(path, record)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another --results") from None
 
 
 def make_folder(path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpbench.cli.gate import add_gate, check_outputs, margins_of, show_plan
-from mlpbench.cli.options import Verbs, add_workload, as_options, positive, settings_of
+from mlpbench.cli.options import Verbs, add_workload, as_options, positive, settings_of, write
 from mlpbench.compare import Margins, judge, judge_plan, looks
 from mlpbench.records import InputError, Plan, Record, RunConfig, Session, override
 from mlpbench.samples import sides
-from mlpbench.store import Results, append, load
+from mlpbench.store import Results, load
 
 if TYPE_CHECKING:
     from mlpbench.processes import Side
@@ -73,10 +73,7 @@ class _Log:
             self.path = self._root / record.environment.machine / f"{day}-ab-{self._plan.id}.jsonl"
             self(record)
             record = self._plan  # after a session, so that a file with a plan always has one
-        try:
-            append(self.path, record)
-        except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror}; choose another --results") from None
+        write(self.path, record)
         self.results.add(record)
 
 
