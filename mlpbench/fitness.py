@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from mlpbench import sentinels
+from mlpbench.control import Control
 from mlpbench.environment import current
-from mlpbench.timing import Watch
+from mlpbench.timing import clock
 
 SECONDS, IDLE_S = 3.0, 1.0
 STEADY_SHARE = 0.05
@@ -35,18 +36,20 @@ class Finding:
 
 def check(device: torch.device) -> list[Finding]:
     """Run the control workload for some seconds, idle for one, and look at the settings."""
-    watch = Watch(device)
+    control = Control(device, clock)
     idle = sentinels.Sentinels()
     idle.begin()
     time.sleep(IDLE_S)
     idle.end()
     alone = idle.conditions("-")
     times: list[float] = []
+    meanwhile = sentinels.Sentinels(has_gpu=device.type == "cuda")
+    meanwhile.begin()
     start = time.perf_counter()
     while time.perf_counter() - start < SECONDS or len(times) < 20:
-        watch.begin()
-        times.append(watch.end()[1] / 1e9)
-    conditions = watch.sentinels.conditions("-")
+        times.append(control() / 1e9)
+    meanwhile.end()
+    conditions = meanwhile.conditions("-")
     tenth, _, _, _, _, _, _, _, ninetieth = statistics.quantiles(times, n=10)
     spread = ninetieth / tenth - 1
     halves = [statistics.median(part) for part in (times[: len(times) // 2], times[len(times) // 2 :])]
