@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from mlpbench.records import Block, InputError, Measurement, Session
-from mlpbench.samples import Identity, Sample, Samples, benchmark_name, samples
+from mlpbench.samples import Identity, Sample, Samples, benchmark_name, newest_sessions, samples
 from mlpbench.store import Results
 
 T = TypeVar("T")
@@ -157,7 +157,7 @@ def to_pytest_benchmark(results: Results) -> dict[str, Any]:
     if not finished:
         raise InputError("no finished measurements to export; `pytest bench/` measures some")
     last, env = finished[-1][0], finished[-1][0].environment
-    newest = {benchmark_name(m): (s, m, blocks) for s, m, blocks in finished if s.environment == env}
+    newest = {benchmark_name(m): (s, m, blocks) for s, m, blocks in finished}
     system, _, release = env.os.partition(" ")
     python = {"python_version": env.python, "python_implementation": "", "python_compiler": "", "python_build": []}
     machine = {"node": "", "processor": "", "machine": env.architecture, "system": system, "release": release}
@@ -173,12 +173,14 @@ def to_pytest_benchmark(results: Results) -> dict[str, Any]:
 
 
 def _finished(results: Results) -> list[tuple[Session, Measurement, list[Block]]]:
-    """What was measured to its end, the newest session last."""
-    whole = results.whole()
-    found = [(results.sessions[m.session], m, whole[m.id]) for m in results.measurements.values() if m.id in whole]
-    return sorted(
-        (entry for entry in found if not entry[0].side), key=lambda entry: (entry[0].started_at, entry[0].process)
-    )
+    """What was measured to its end in the newest environment, the newest session last."""
+    whole, sessions = results.whole(), newest_sessions(results)
+    found = [
+        (sessions[m.session], m, whole[m.id])
+        for m in results.measurements.values()
+        if m.id in whole and m.session in sessions
+    ]
+    return sorted(found, key=lambda entry: (entry[0].started_at, entry[0].process))
 
 
 def _benchmark(name: str, session: Session, measurement: Measurement, blocks: list[Block]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def samples(results: Results) -> dict[Identity, Samples]:
     What only an older commit or another stack has measured is not there. Of changed source, which has no commit of its
     own, the last run alone counts.
     """
-    sessions = _newest(results)
+    sessions = newest_sessions(results)
     found = times(results, sessions.values())
     for memory in results.memories:
         sample = Sample(value=float(memory.peak_bytes))
@@ -85,7 +85,7 @@ def samples(results: Results) -> dict[Identity, Samples]:
     return made
 
 
-def _newest(results: Results) -> dict[str, Session]:
+def newest_sessions(results: Results) -> dict[str, Session]:
     """The sessions of the newest environment; of `ab` none, whose sides are judged by themselves."""
     alone = [session for session in results.sessions.values() if not session.side]
     if not alone:

@@ -274,6 +274,7 @@ names = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
 def configs(draw, words: st.SearchStrategy[str] = names) -> RunConfig:
     hidden_sizes = draw(st.lists(st.integers(1, 2**16), min_size=1, max_size=4).map(tuple))
     several = st.lists(words, min_size=len(hidden_sizes), max_size=len(hidden_sizes))
+    optimizer = draw(words)
     return RunConfig(
         model=draw(words),
         hidden_sizes=hidden_sizes,
@@ -282,9 +283,9 @@ def configs(draw, words: st.SearchStrategy[str] = names) -> RunConfig:
         loader=draw(words),
         batch_size=draw(st.integers(1, 2**24)),
         num_epochs=draw(st.integers(1, 10**6)),
-        optimizer=draw(words),
+        optimizer=optimizer,
         lr=draw(st.floats(min_value=0, exclude_min=True, allow_infinity=False)),
-        momentum=draw(st.floats(min_value=0, max_value=1, exclude_max=True)),
+        momentum=draw(st.floats(min_value=0, max_value=1, exclude_min=optimizer == "nesterov", exclude_max=True)),
         weight_decay=draw(st.floats(min_value=0, allow_infinity=False)),
         engine=draw(words),
         device=draw(words),

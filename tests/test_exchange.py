@@ -476,6 +476,13 @@ def made_or_none(export, history):
         return None
 
 
+def test_times_of_an_older_environment_are_not_exported_as_the_newest():
+    later = strategies.session("later", started_at="2027-01-01T00:00:00+00:00", environment=OTHER_ENVIRONMENT)
+    older = results(*strategies.replicated([[1.0, 2.0]]), later)
+    assert not samples(older)
+    assert made_or_none(exchange.to_pytest_benchmark, older) is None
+
+
 @given(histories())
 def test_any_history_is_exported_as_strict_json_or_refused(history):
     everything = results(*history)
