@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# No test judges a real duration, so neither does hypothesis. The same examples in every run, so that a failure belongs to
-# the change it appears with; `--hypothesis-profile explore` looks for new ones.
+# No test judges a real duration, so neither does hypothesis. The same examples in every run, so that a failure belongs
+# to the change it appears with; `--hypothesis-profile explore` looks for new ones.
 settings.register_profile("mlpbench", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("mlpbench")
