@@ -61,8 +61,8 @@ KINDS: dict[str, type[Record]] = {
 _KIND_OF = {record_type: kind for kind, record_type in KINDS.items()}
 
 
-class _DamageError(ValueError):
-    """A line is not a whole record that this version understands."""
+class DamageError(ValueError):
+    """What was read is not a whole record that this version understands."""
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Results:
         kind = _KIND_OF[type(record)]
         pointer = _POINTERS.get(kind, "session")
         if pointer and getattr(record, pointer) not in getattr(self, f"{pointer}s"):
-            raise _DamageError(f"its {pointer} {getattr(record, pointer)!r} is missing")
+            raise DamageError(f"its {pointer} {getattr(record, pointer)!r} is missing")
         place, key = _PLACES[kind]
         if key:
             getattr(self, place)[getattr(record, key)] = record
@@ -163,7 +163,7 @@ def append(path: Path, record: Record) -> None:
 
 def encode(record: Record) -> str:
     """The record as one line of JSON, floats exact (shortest form that reads back to the same double)."""
-    content = {"kind": _KIND_OF[type(record)], "schema": SCHEMA, **_plain(record)}
+    content = {"kind": _KIND_OF[type(record)], "schema": SCHEMA, **plain(record)}
     return seal(json.dumps(content, separators=(",", ":"), allow_nan=False))
 
 
@@ -177,11 +177,12 @@ def _is_sealed(line: str) -> bool:
     return text == seal(text[: -len(',"crc32":"00000000"}')] + "}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A record as JSON has it: objects, lists, texts and numbers."""
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no nan and no inf, and a run that diverged is a result too
     return value
@@ -196,24 +197,24 @@ def decode(line: str) -> Record:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):  # ValueError also for a number of too many digits
-        raise _DamageError("not JSON") from None
+        raise DamageError("not JSON") from None
     if not isinstance(content, dict) or "kind" not in content or "schema" not in content:
-        raise _DamageError("not an mlpbench record")
+        raise DamageError("not an mlpbench record")
     kind, schema = content.pop("kind"), content.pop("schema")
     if type(schema) is int and schema > SCHEMA:
-        raise _DamageError(f"schema {schema} is newer than this mlpbench reads ({SCHEMA}); upgrade mlpbench")
+        raise DamageError(f"schema {schema} is newer than this mlpbench reads ({SCHEMA}); upgrade mlpbench")
     if type(schema) is not int or schema < 1 or not isinstance(kind, str) or kind not in KINDS:
-        raise _DamageError(f"unknown kind {kind!r} of schema {schema!r}")
+        raise DamageError(f"unknown kind {kind!r} of schema {schema!r}")
     if schema > 1:
         if not _is_sealed(line):
-            raise _DamageError("its checksum does not fit")
+            raise DamageError("its checksum does not fit")
         del content["crc32"]
     else:
         added = _since_1(kind, content)
         if set(added) & set(content):
-            raise _DamageError(f"{kind} of schema 1 has fields of schema 2")
+            raise DamageError(f"{kind} of schema 1 has fields of schema 2")
         content |= added
-    record: Record = _typed(KINDS[kind], content, kind)
+    record: Record = typed(KINDS[kind], content, kind)
     return record
 
 
@@ -229,11 +230,15 @@ def _since_1(kind: str, content: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """The value as the annotation wants it, or _DamageError: nothing is guessed and nothing is coerced."""
+def typed(hint: Any, value: Any, where: str) -> Any:
+    """What `plain` made, as the annotation wants it: nothing is guessed and nothing is coerced.
+
+    Raises:
+        ValueError: if the value is of another type, or a record would not have it; `where` is what to call it then.
+    """
     if isinstance(hint, types.UnionType):
         (inner,) = (option for option in typing.get_args(hint) if option is not type(None))
-        return None if value is None else _typed(inner, value, where)
+        return None if value is None else typed(inner, value, where)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
         return _typed_fields(hint, value, where)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
@@ -241,7 +246,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if hint is float and (value in ("nan", "inf", "-inf") or (type(value) is int and abs(value) <= 2**53)):
         return float(value)
     if type(value) is not hint or (hint is int and abs(value) > _LARGEST):
-        raise _DamageError(f"{where} is {value!r:.40}")
+        raise DamageError(f"{where} is {value!r:.40}")
     return value
 
 
@@ -249,19 +254,19 @@ def _typed_fields(record_type: type, value: dict[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(record_type)
     odd = sorted(set(value) ^ set(hints))
     if odd:
-        raise _DamageError(f"{where} has missing or unknown fields: {', '.join(map(repr, odd))}")
+        raise DamageError(f"{where} has missing or unknown fields: {', '.join(map(repr, odd))}")
     try:
-        return record_type(**{name: _typed(hints[name], item, name) for name, item in value.items()})
+        return record_type(**{name: typed(hints[name], item, name) for name, item in value.items()})
     except InputError as error:
-        raise _DamageError(str(error)) from None
+        raise DamageError(str(error)) from None
 
 
 def _typed_items(hints: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:
     if hints[-1] is Ellipsis:
         hints = hints[:1] * len(value)
     if len(hints) != len(value):
-        raise _DamageError(f"{where} has {len(value)} items, not {len(hints)}")
-    return tuple(_typed(hint, item, where) for hint, item in zip(hints, value, strict=True))
+        raise DamageError(f"{where} has {len(value)} items, not {len(hints)}")
+    return tuple(typed(hint, item, where) for hint, item in zip(hints, value, strict=True))
 
 
 def load(paths: Iterable[Path]) -> Results:
@@ -337,7 +342,7 @@ def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
             num_records += 1
         except UnicodeDecodeError:
             damaged.append(f"line {number} is damaged (not UTF-8)")
-        except _DamageError as error:
+        except DamageError as error:
             cut = number == len(lines)  # every whole record ends with a newline
             damaged.append(f"line {number} is {'cut off' if cut else f'damaged ({error})'}")
     if damaged and not num_records:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mlpbench import data
 from mlpbench.activations import ACTIVATIONS
@@ -77,7 +76,9 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             # not torch.manual_seed, which seeds the GPUs' generators too
             torch.default_generator.manual_seed(derive_seed(config.seed, "initialisation"))
-            self.model = MODELS[config.model](config, self._train_x.shape[1], data.NUM_CLASSES).to(self._device)
+            self.model = MODELS[config.model](config, self._train_x.shape[1], data.NUM_CLASSES)
+        ENGINES[config.engine].draw_parameters(self.model, config)
+        self.model.to(self._device)
         self._initial = deepcopy(self.model.state_dict())
         self.reset()
 
@@ -85,11 +86,9 @@ class Trainer:
         """Back to the initial parameters, a fresh optimizer and the first epoch."""
         self.model.load_state_dict(self._initial)
         self.model.train()
-        self._optimizer = OPTIMIZERS[self.config.optimizer](self.model.parameters(), self.config)
-        self._step = ENGINES[self.config.engine](self.model, self._optimizer)
+        self.engine = ENGINES[self.config.engine](self.model, self.config)
         self._epoch_index = 0
         self._stream = self._endless_batches()
-        self._graph_loss: Tensor | None = None
 
     def use_threads(self) -> None:
         """Give PyTorch the config's number of threads; it is a setting of the whole process."""
@@ -123,43 +122,43 @@ class Trainer:
         if name == "optimizer_step":
             self.forward_backward()
         if name == "backward":
-            self._graph_loss = self._loss()
+            self.engine.loss(*self._first_batch)
         self.operation(name)()
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the first batch, with the graph that training needs; `evaluate` has none."""
-        logits: Tensor = self.model(self._first_batch[0])
-        return logits
+        return self.engine.forward(self._first_batch[0])
 
     def backward(self) -> None:
-        """Gradients of the loss of the first batch, through a graph that `prepare` has made and that is kept."""
-        assert self._graph_loss is not None, "prepare('backward') makes the graph"
-        self._optimizer.zero_grad(set_to_none=True)
-        self._graph_loss.backward(retain_graph=True)
+        """Gradients of the loss of the first batch, of which `prepare` has computed the forward pass."""
+        self.engine.backward()
 
     def forward_backward(self) -> None:
         """Loss of the first batch, and its gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
-        self._loss().backward()
+        self.engine.loss(*self._first_batch)
+        self.engine.backward()
 
     def optimizer_step(self) -> None:
         """One update from the gradients that are there."""
-        self._optimizer.step()
+        self.engine.update()
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """Take the next batch and train on it: loss () and logits (B, C), both before the update."""
-        return self._step(*next(self._stream))
+        return self.engine.step(*next(self._stream))
+
+    def trace_step(self) -> dict[str, Tensor]:
+        """A `train_step`, and every tensor that it made; see Engine.trace for the stages."""
+        return self.engine.trace(*next(self._stream))
 
     def evaluate(self) -> tuple[float, float]:
         """Mean loss and accuracy on the test half."""
         self.model.eval()
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         correct = torch.zeros((), dtype=torch.int64, device=self._device)
-        with torch.no_grad():
-            for x, y in self._test_batches():
-                logits = self.model(x)
-                loss += functional.cross_entropy(logits, y, reduction="sum")
-                correct += (logits.argmax(1) == y).sum()
+        for x, y in self._test_batches():
+            logits = self.engine.logits(x)
+            loss += self.engine.loss_sum(logits, y)
+            correct += (logits.argmax(1) == y).sum()
         self.model.train()
         return loss.item() / len(self._test_y), correct.item() / len(self._test_y)
 
@@ -167,17 +166,36 @@ class Trainer:
         """Train on every batch once: mean loss and accuracy of the steps' own outputs, and the last batch's loss."""
         return self._train(self._epoch_batches())
 
+    # --- what a run starts from
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Normalised images (N, D) and labels (N,) of both halves. Shared: do not write to them."""
+        return {
+            "train images": self._train_x,
+            "train labels": self._train_y,
+            "test images": self._test_x,
+            "test labels": self._test_y,
+        }
+
+    def order(self, epoch: int) -> Tensor:
+        """The permutation (N,) in which an epoch visits the samples."""
+        return ENGINES[self.config.engine].batch_order(self.config.seed, epoch, len(self._train_y))
+
     # --- training
 
     def predict(self, x: Tensor | None = None) -> Tensor:
         """Classes (N,) of normalised images (N, D); of the test half if none are given."""
+        return self.logits(x).argmax(1)
+
+    def logits(self, x: Tensor | None = None) -> Tensor:
+        """Logits (N, C) of normalised images (N, D); of the test half if none are given."""
         self.use_threads()
         self.model.eval()
-        with torch.no_grad():
-            images = self._test_x if x is None else x.to(self._device)
-            classes = torch.cat([self.model(part).argmax(1) for part in images.split(EVALUATION_BATCH)])
+        images = self._test_x if x is None else x.to(self._device)
+        logits = torch.cat([self.engine.logits(part) for part in images.split(EVALUATION_BATCH)])
         self.model.train()
-        return classes
+        return logits
 
     def fit(self, session_id: str, on_epoch: Callable[[Epoch], None] = lambda _: None) -> TrainResult:
         """Train for the config's epochs from a fresh state, evaluating after each."""
@@ -224,19 +242,16 @@ class Trainer:
         size = self.config.batch_size
         return self._train_x[:size], self._train_y[:size]
 
-    def _loss(self) -> Tensor:
-        x, y = self._first_batch
-        return functional.cross_entropy(self.model(x), y)
-
     def _train(self, batches: data.Batches) -> tuple[float, float, float]:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         correct = torch.zeros((), dtype=torch.int64, device=self._device)
         num_samples = 0
         for x, y in batches:
-            loss, logits = self._step(x, y)
+            loss, logits = self.engine.step(x, y)
             total += loss * len(y)
             correct += (logits.argmax(1) == y).sum()
             num_samples += len(y)
+        self.engine.check(total.item())
         return total.item() / num_samples, correct.item() / num_samples, loss.item()
 
     def _endless_batches(self) -> data.Batches:
@@ -246,7 +261,7 @@ class Trainer:
             yield from (batch for batch in self._epoch_batches() if len(batch[1]) == size)
 
     def _epoch_batches(self) -> data.Batches:
-        order = data.batch_order(self.config.seed, self._epoch_index, len(self._train_y))
+        order = self.order(self._epoch_index)
         self._epoch_index += 1
         if self.config.loader == "dataloader":
             return data.dataloader_batches(self._dataset.train, order, self.config.batch_size, self._device)

@@ -11,8 +11,8 @@ from mlpbench.records import InputError, RunConfig
 
 TINY = RunConfig(hidden_sizes=(3,), activations=("tanh",), batch_size=10, num_threads=1)
 
-# 4 parameter tensors; for each step the loss, a gradient for each of them, and the updated ones.
-NUM_STAGES = 4 + NUM_STEPS * (1 + 4 + 4)
+# 4 parameter tensors; for each step 3 outputs, the loss and its gradient, a gradient and an update for each parameter.
+NUM_STAGES = 4 + NUM_STEPS * (3 + 2 + 4 + 4)
 
 pytestmark = pytest.mark.usefixtures("restore_threads")
 
@@ -43,9 +43,10 @@ def test_a_trace_has_its_stages_in_the_order_of_computing():
     parameters = ["linear0.weight", "linear0.bias", "linear1.weight", "linear1.bias"]
     expected = [f"initial {name}" for name in parameters]
     for step in range(2):
-        expected.append(f"step {step} loss")
-        expected += [f"step {step} gradient {name}" for name in reversed(parameters)]
-        expected += [f"step {step} {name}" for name in parameters]
+        expected += [f"step {step} forward {name}" for name in ("linear0", "tanh0", "linear1")]
+        expected += [f"step {step} loss", f"step {step} dlogits"]
+        expected += [f"step {step} gradient {name}" for name in (*parameters[2:], *parameters[:2])]
+        expected += [f"step {step} update {name}" for name in parameters]
     assert expected == list(trace(TINY, 2))
 
 
@@ -53,7 +54,7 @@ def test_a_trace_holds_the_values_of_its_time(tiny_trace):
     for name in ("linear0.weight", "linear0.bias", "linear1.weight", "linear1.bias"):
         before = tiny_trace[f"initial {name}"]
         for step in range(2):
-            after = tiny_trace[f"step {step} {name}"]
+            after = tiny_trace[f"step {step} update {name}"]
             gradient = tiny_trace[f"step {step} gradient {name}"]
             assert np.any(gradient != 0)
             np.testing.assert_allclose(after, before - np.float32(TINY.lr) * gradient, rtol=1e-6, atol=1e-8)
@@ -136,7 +137,7 @@ def test_a_difference_is_recorded_with_its_stage_and_its_sizes(monkeypatch):
     altered["step 3 gradient linear1.weight"][0, 0] += 0.5
     altered["step 3 gradient linear1.weight"][0, 1] -= 0.25
     altered[f"step {NUM_STEPS - 1} gradient linear0.bias"] += 99
-    altered[f"step {NUM_STEPS - 1} linear0.bias"][2] += 2
+    altered[f"step {NUM_STEPS - 1} update linear0.bias"][2] += 2
     result = check_against(altered, monkeypatch)
     assert (TINY, replace(TINY, seed=1)) == (result.config, result.other)
     assert result.first_difference == "step 3 gradient linear1.weight"

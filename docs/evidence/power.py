@@ -25,6 +25,7 @@ from mlpbench import stats, store
 from mlpbench.compare import ALPHA, Margins, judge, looks
 from mlpbench.samples import Samples, sides
 
+FIRST = "        self._optimizer.zero_grad(set_to_none=True)\n"
 RETURN = "        return loss.detach(), logits.detach()\n"
 DELAY = """
         busy_s = time.perf_counter() - start
@@ -40,7 +41,7 @@ def make_commits(clone: Path, percents: list[int]) -> dict[int, str]:
     commits = {}
     for percent in percents:
         changed = original.replace("from collections.abc", "import time\nfrom collections.abc", 1)
-        changed = changed.replace("optimizer.zero_grad", "start = time.perf_counter()\n        optimizer.zero_grad", 1)
+        changed = changed.replace(FIRST, f"        start = time.perf_counter()\n{FIRST}", 1)
         changed = changed.replace(RETURN, DELAY.format(share=percent / 100) + RETURN, 1)
         assert changed.count("perf_counter") == 3, "engines.py is not as this script knows it"
         engines.write_text(changed)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import mlpbench
-from mlpbench.cli import judge, measure, turns
+from mlpbench.cli import certificates, judge, measure, turns
 from mlpbench.records import InputError
 
 
@@ -57,4 +57,5 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_verbs(verbs)
     turns.add_verbs(verbs)
     judge.add_verbs(verbs)
+    certificates.add_verbs(verbs)
     return parser
