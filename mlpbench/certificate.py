@@ -22,7 +22,7 @@ from mlpbench.store import DamageError, plain, typed
 FORMAT = 1
 RECIPE = "sha256-1"  # of digests: see determinism.digest
 FOLDER = "certificates"  # beside a machine's results
-NUM_SAMPLES, NUM_ZOOMED = 8, 256  # values kept of a stage
+NUM_SAMPLES, NUM_ZOOMED = 8, 64  # values kept of a stage
 ENTRY_HEX, STEP_HEX, STAGE_HEX = 32, 12, 4  # digits kept of the digests of an entry, a step, and a stage of a step
 
 # What may differ between two certificates of the same run: how it was computed, not what.
@@ -81,12 +81,17 @@ class Certificate:
     def __post_init__(self) -> None:
         """Refuse what is not of one piece."""
         digits = STAGE_HEX * len(self.stages)
+        names = [*(e.stage for e in self.before), *(s.name for s in self.stages), *(e.stage for e in self.after)]
         if self.format != FORMAT or self.recipe != RECIPE:
-            raise InputError(f"format {self.format} with digests {self.recipe}; this mlpbench reads {FORMAT}, {RECIPE}")
+            raise InputError(f"digests are {self.recipe!r:.20}; this mlpbench reads {RECIPE}")
         if not 1 <= self.num_steps == len(self.steps):
             raise InputError(f"{len(self.steps)} steps, not {self.num_steps}")
-        if any(list(map(len, step.split(" "))) != [16, STEP_HEX, digits] for step in self.steps):
+        if any(list(map(len, step.split(" "))) != [16, STEP_HEX, digits] for step in self.steps) or not set(
+            "".join(self.steps)
+        ) <= set("0123456789abcdef "):
             raise InputError("a step is not loss, digest and digests of stages")
+        if not self.stages or len(set(names)) < len(names):
+            raise InputError("a stage is there twice, or none")
         if any(len(d.digests) != len(self.stages) or len(d.samples) != len(self.stages) for d in self.details):
             raise InputError("a step's details are not one for each stage")
         every: list[Entry | Stage] = [*self.before, *self.after, *self.stages]
@@ -166,16 +171,21 @@ def read(path: Path) -> Certificate:
     """
     try:
         content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or "mlpbench_certificate" not in content:
+            raise InputError(f"{path} is not a certificate; `mlpbench certify` makes one")
+        version, seal = content.pop("mlpbench_certificate"), content.pop("sha256", None)
+        is_whole = seal == _seal(content)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError):  # ValueError also for a number of too many digits, or not UTF-8
         raise InputError(f"{path} is not a certificate: not JSON; `mlpbench certify` makes one") from None
-    if not isinstance(content, dict) or "mlpbench_certificate" not in content:
-        raise InputError(f"{path} is not a certificate; `mlpbench certify` makes one")
-    version, seal = content.pop("mlpbench_certificate"), content.pop("sha256", None)
     if version != FORMAT:
         raise InputError(f"{path} is a certificate of format {version!r:.20}; this mlpbench reads {FORMAT}")
-    if seal != _seal(content):
+    if not all(text.isprintable() for text in _texts(content)):
+        raise InputError(f"{path} is not a certificate: it has characters that cannot be printed")
+    if not is_whole:
         raise InputError(f"{path} is damaged: its content is not what was sealed; have it made or sent again")
     try:
         made: Certificate = typed(Certificate, content, "certificate")
@@ -184,6 +194,14 @@ def read(path: Path) -> Certificate:
     except (DamageError, InputError) as error:
         raise InputError(f"{path} is not a whole certificate: {error}") from None
     return made
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.items() if isinstance(value, dict) else value:
+            yield from _texts(list(item) if isinstance(item, tuple) else item)
 
 
 def _entries_samples(certificate: Certificate) -> Iterator[str]:

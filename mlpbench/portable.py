@@ -26,6 +26,7 @@ VERSION = "portable/1"
 _MANTISSA = 2**52 - 1
 _EXPONENT_BITS = 0x7FF << 52
 _ONE = 1023 << 52  # the bits of 1.0
+_LEAST = 2.0**-400  # no product of two numbers on a grid may underflow
 
 # --- the grid ---------------------------------------------------------------------------------------------------------
 
@@ -36,7 +37,7 @@ def budget(num_terms: int) -> int:
     >>> budget(10), budget(2048), budget(2049)
     (42, 42, 41)
     """
-    return min(42, 53 - math.ceil(math.log2(num_terms)))
+    return min(42, 53 - (num_terms - 1).bit_length())
 
 
 def product_bits(config: RunConfig, num_features: int, num_classes: int) -> int:
@@ -50,8 +51,8 @@ def product_bits(config: RunConfig, num_features: int, num_classes: int) -> int:
 
 def snap(x: Tensor, bits: int) -> Tensor:
     """`x` rounded to multiples of 2^-bits times the power of two at or above its largest magnitude."""
-    largest = x.abs().amax()
-    # Adding all ones below the exponent carries into it, unless the number is a power of two already (or zero).
+    largest = x.abs().amax().clamp_(min=_LEAST)
+    # Adding all ones below the exponent carries into it, unless the number is a power of two already.
     power = (largest.view(torch.int64) + _MANTISSA).bitwise_and_(_EXPONENT_BITS).view(torch.float64)
     return _snap_at(x, power.mul_(1.5 * 2.0 ** (52 - bits)))
 
@@ -96,8 +97,14 @@ _LN2 = float(Decimal("0.693147180559945309417232121458176568075500134360255"))
 
 
 @functools.cache
-def _table(name: str, device: torch.device) -> Tensor:
+def _on_device(name: str, device: torch.device) -> Tensor:
     return torch.from_numpy(tables()[name]).to(device)
+
+
+def _entries(name: str, n: Tensor) -> Tensor:
+    """A table's entries for whole numbers that are in range, or come of a NaN, which is not to read elsewhere."""
+    table = _on_device(name, n.device)
+    return table[n.to(torch.int64).clamp_(0, len(table) - 1)]
 
 
 def exp(x: Tensor) -> Tensor:
@@ -106,7 +113,7 @@ def exp(x: Tensor) -> Tensor:
     n = (v * -64.0).round_()
     r = v + n / 64.0
     q = (r * (1 / 24)).add_(1 / 6).mul_(r).add_(0.5).mul_(r).add_(1.0).mul_(r).add_(1.0)
-    return q.mul_(_table("exp", x.device)[n.to(torch.int64)])
+    return q.mul_(_entries("exp", n))
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -115,7 +122,7 @@ def tanh(x: Tensor) -> Tensor:
     n = (a * 64.0).round_()
     r = a - n / 64.0
     t = (r * r).mul_(1 / 3).neg_().add_(1.0).mul_(r)
-    entry = _table("tanh", x.device)[n.to(torch.int64)]
+    entry = _entries("tanh", n)
     return (entry + t).div_((entry * t).add_(1.0)).copysign_(x)
 
 
@@ -128,7 +135,7 @@ def log(x: Tensor) -> Tensor:
     c = j / 128.0 + 1.0
     u = (m - c) / c
     w = (1.0 - u * (0.5 - u * (1 / 3 - u * 0.25))) * u
-    return k * _LN2 + (_table("log", x.device)[j.to(torch.int64)] + w)
+    return k * _LN2 + (_entries("log", j) + w)
 
 
 def sqrt32(v: Tensor) -> Tensor:
@@ -272,6 +279,12 @@ def batch_order(seed: int, epoch: int, num_samples: int) -> Tensor:
     return torch.from_numpy(np.argsort(keys, kind="stable"))
 
 
+def refuse_device(device: torch.device) -> None:
+    """Raise InputError for a device that cannot compute this."""
+    if device.type == "mps":
+        raise InputError("engine portable: MPS has no float64; use device cpu or cuda")
+
+
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
@@ -285,9 +298,7 @@ class Network:
     """
 
     def __init__(self, parameters: list[Tensor], config: RunConfig) -> None:
-        device = parameters[0].device
-        if device.type == "mps":
-            raise InputError("engine portable: MPS has no float64; use device cpu or cuda")
+        refuse_device(parameters[0].device)
         self._weights, self._biases = parameters[::2], parameters[1::2]
         self._activations = [choose(ACTIVATIONS, name, "portable activation") for name in config.activations]
         self._decay = config.weight_decay if config.optimizer != "adamw" else 0.0

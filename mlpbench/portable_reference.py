@@ -89,7 +89,7 @@ def snap(x: F64 | F32, bits: int) -> F64:
     Raises:
         InputError: if a number is not finite, or so large that the grid's constant is not.
     """
-    fraction, exponent = math.frexp(np.max(np.abs(x), initial=0))
+    fraction, exponent = math.frexp(np.max(np.abs(x), initial=2.0**-400))
     c = np.ldexp(1.5, exponent + 52 - bits - (fraction == 0.5))  # where it is 0.5, the largest is the power itself
     return _within((x.astype(np.float64) + c) - c, "numbers to round")
 
