@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,12 +16,14 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from mlpbench import checks, data, environment, memory, peaks, store, timing
+from mlpbench import certificate, checks, data, environment, memory, peaks, store, timing
+from mlpbench.certify import certify
 from mlpbench.processes import in_fresh_process
 from mlpbench.records import Block, Check, InputError, Record, RunConfig, Session, Skip, choose, override
 from mlpbench.trainer import Trainer, check_names
 
 SUITE = pytest.StashKey["Suite"]()
+NUM_CERTIFIED_STEPS = 20
 RUN = "MLPBENCH_RUN"  # <run>:<process>, for the processes after the first
 # Options that name files of pytest-benchmark's, which are of the first process.
 OF_THE_FIRST = ("--benchmark-json", "--benchmark-save", "--benchmark-histogram", "--junitxml", "--junit-xml")
@@ -340,6 +342,26 @@ def checked(suite: Suite) -> Callable[..., None]:
         suite.checks.append(record)
         if suite.is_recording:
             suite.append(record)
+
+    return run
+
+
+@pytest.fixture
+def certified(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`certified(variables, **fields)`: a certificate, from a fresh process with these environment variables."""
+
+    def run(variables: Mapping[str, str], **fields: Any) -> None:
+        if suite.run:
+            pytest.skip("the first process has made them: bits are no statistic")
+        config = dataclasses.replace(suite.base, **fields)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        try:
+            made = in_fresh_process(certify, config, NUM_CERTIFIED_STEPS)
+        except InputError as error:
+            suite.skip("certificate", config, str(error))
+        if suite.is_recording:
+            certificate.write(certificate.place(suite.results, made), made)
 
     return run
 

@@ -224,11 +224,11 @@ def place(root: Path, certificate: Certificate) -> Path:
     return root / certificate.environment.machine / FOLDER / f"{safe}-{_seal(plain(certificate))[:8]}.json"
 
 
-def find(root: Path) -> tuple[dict[Path, Certificate], list[str]]:
-    """Every certificate under a folder, and a line for each file that claims to be one and is not."""
+def find(roots: Iterable[Path]) -> tuple[dict[Path, Certificate], list[str]]:
+    """Every certificate under folders, and a line for each file that lies among them and is none."""
     found: dict[Path, Certificate] = {}
     problems = []
-    for path in sorted(root.rglob(f"{FOLDER}/*.json")):
+    for path in sorted({path for root in roots for path in root.rglob(f"{FOLDER}/*.json")}):
         try:
             found[path] = read(path)
         except InputError as error:

@@ -93,7 +93,7 @@ def accuracy_curves(frame: pd.DataFrame) -> Figure:
         )  # fmt: skip
         axes.set(xlabel="epochs of training", ylabel="test accuracy (fraction)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_below(figure, axes)
+        legend_below(figure, axes)
     return figure
 
 
@@ -122,7 +122,7 @@ def tutorial_curve(frame: pd.DataFrame) -> Figure:
             axes.minorticks_off()
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_below(figure, axes)
+        legend_below(figure, axes)
     return figure
 
 
@@ -168,7 +168,7 @@ def activation_functions() -> Figure:
         for axes, column, name in zip(panels, ["value", "derivative"], ["f(x)", "f′(x)"], strict=True):
             sns.lineplot(frame, x="x", y=column, hue="activation", linewidth=1.3, ax=axes)
             axes.set(xlabel="x (dimensionless)", ylabel=f"{name} (dimensionless)")
-        _legend_below(figure, panels[0], num_columns=4)
+        legend_below(figure, panels[0], num_columns=4)
         _without_legend(panels[1])
     return figure
 
@@ -205,7 +205,8 @@ def _legend(axes: Axes, num_entries: int) -> None:
         axes.legend(title="")
 
 
-def _legend_below(figure: Figure, axes: Axes, num_columns: int = 1) -> None:
+def legend_below(figure: Figure, axes: Axes, num_columns: int = 1) -> None:
+    """The legend under the panels, where long names have room."""
     handles, names = axes.get_legend_handles_labels()
     _without_legend(axes)
     figure.legend(handles, names, loc="outside lower center", ncols=num_columns)

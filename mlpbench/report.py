@@ -23,8 +23,8 @@ from mlpbench.sections import Fact, Section, facts, summary
 from mlpbench.store import Results
 
 
-def write(results: Results, made: Sequence[Section], directory: Path, target: float) -> Path:
-    """Write the report into an existing folder; returns the path of report.html.
+def write(results: Results, made: Sequence[Section], directory: Path, target: float, more: Sequence[Fact] = ()) -> Path:
+    """Write the report into an existing folder; returns the path of report.html. At its head, facts and `more`.
 
     What UTF-8 cannot hold (a skip's reason may name a path that is not) is written with backslashes.
 
@@ -36,7 +36,7 @@ def write(results: Results, made: Sequence[Section], directory: Path, target: fl
         if section.figure is not None:
             _save(section.figure, directory / f"{section.name}.png")
     again = "mlpbench report" if target == DEFAULT_TARGET else f"mlpbench report --target {target:g}"
-    content = _content("mlpbench report", summary(results), facts(results), made, again)
+    content = _content("mlpbench report", summary(results), [*facts(results), *more], made, again)
     for name, text in {"report.html": _page(content), "report.md": _markdown(content, has_figures=True)}.items():
         (directory / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     _to_step_summary(content)

@@ -1,9 +1,12 @@
 """Records to test with: hand-made ones, and hypothesis strategies for any."""
 
+import struct
 from dataclasses import fields, replace
 
+import numpy as np
 from hypothesis import strategies as st
 
+from mlpbench.certificate import Certificate, Detail, Entry, Stage, pack
 from mlpbench.records import (
     Block,
     Check,
@@ -258,6 +261,64 @@ def example() -> Results:
         skip(HOSTILE_REASON, device="cuda"),
     ]
     return results(*records)
+
+
+def certificate(
+    *,
+    parted: str | None = None,
+    by: float = 1e-8,
+    created_at: str = "2026-01-01T00:00:00+00:00",
+    variables=(),
+    **changes,
+) -> Certificate:
+    """A certificate of two stages and two steps; from the stage `parted` on its bits are its own."""
+    config_fields = {f.name for f in fields(RunConfig)}
+    config = RunConfig(
+        **{"engine": "portable", "num_threads": 2} | {k: v for k, v in changes.items() if k in config_fields}
+    )
+    environment = replace(
+        ENVIRONMENT, variables=variables, **{k: v for k, v in changes.items() if k not in config_fields}
+    )
+    names = [
+        "initial linear0.weight",
+        "step 0 loss",
+        "step 0 update linear0.weight",
+        "step 1 loss",
+        "step 1 update linear0.weight",
+        "test logits",
+    ]
+    is_own = [parted is not None and names.index(parted) <= index for index in range(len(names))]
+    digests = [("f" if own else "0") * 32 for own in is_own]
+    samples = [pack(np.array([1.0 + by * own, 2.0])) for own in is_own]
+
+    def entry(index):
+        return Entry(stage=names[index], dtype="float32", num_values=2, digest=digests[index], samples=samples[index])
+
+    def step(index):
+        return f"{struct.pack('>d', 1.0 + by * is_own[index]).hex()} {digests[index + 1][:12]} " + "".join(
+            digest[:4] for digest in digests[index : index + 2]
+        )
+
+    return Certificate(
+        format=1,
+        recipe="sha256-1",
+        created_at=created_at,
+        config=config,
+        environment=environment,
+        num_steps=2,
+        zoom=None,
+        arithmetic="portable/1" if config.engine == "portable" else "PyTorch",
+        bits=21 if config.engine == "portable" else None,
+        before=(entry(0),),
+        stages=tuple(Stage(name=n, dtype="float32", num_values=2) for n in ("loss", "update linear0.weight")),
+        steps=(step(1), step(3)),
+        after=(entry(5),),
+        test_accuracy=0.5 + by,
+        details=tuple(
+            Detail(step=s, digests=tuple(digests[i : i + 2]), samples=tuple(samples[i : i + 2]))
+            for s, i in enumerate((1, 3))
+        ),
+    )
 
 
 # --- any --------------------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def test_certificates_under_a_folder_are_found_and_damaged_ones_told(made, tmp_p
     certificate.write(path, made)
     (path.parent / "broken.json").write_text("{")
     (tmp_path / "elsewhere.json").write_text("{")
-    found, (problem,) = certificate.find(tmp_path)
+    found, (problem,) = certificate.find([tmp_path])
     assert found == {path: made}
     assert "broken.json" in problem
 

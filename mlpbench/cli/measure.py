@@ -215,7 +215,7 @@ def _time(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from mlpbench import display, history, report, sections, verdicts
+    from mlpbench import certificate, display, history, report, reproducibility, sections, verdicts
 
     results = load(parsed.paths or [newest_file(RESULTS)])
     for problem in results.problems:
@@ -223,14 +223,19 @@ def _report(parsed: argparse.Namespace) -> int:
     console = display.console()
     make_folder(parsed.output)
     *made, protocol = sections.sections(results, parsed.target)
-    made = [*verdicts.of_plans(results), *made, *history.section(results), protocol]
+    certificates, damaged = certificate.find([path for path in parsed.paths if path.is_dir()] or [RESULTS])
+    for problem in damaged:
+        print(f"mlpbench: {problem}", file=sys.stderr)
+    bits = reproducibility.sections(certificates.values())
+    made = [*verdicts.of_plans(results), *made, *bits, *history.section(results), protocol]
     report.show(results, made, console)
     try:
-        written = report.write(results, made, parsed.output, parsed.target)
+        more = reproducibility.facts(certificates.values())
+        written = report.write(results, made, parsed.output, parsed.target, more)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or parsed.output}: {error.strerror}") from None
     console.print(f"report: {written}")
-    return 2 if results.problems else 0
+    return 2 if results.problems or damaged else 0
 
 
 def _export(parsed: argparse.Namespace) -> int:

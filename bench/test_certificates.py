@@ -1,0 +1,17 @@
+"""Do other threads, vector levels and product kernels give the same bits? A certificate of each, for the report."""
+
+import pytest
+
+OTHER_KERNELS = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+SETTINGS = {
+    "as it is": {},
+    "again": {},
+    "one thread": {"num_threads": 1},
+    "other kernels": {"variables": OTHER_KERNELS},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("engine", ["eager", "portable"])
+def test_first_steps(certified, engine, setting, device):
+    certified(**{"variables": {}, "engine": engine, "device": device} | SETTINGS[setting])

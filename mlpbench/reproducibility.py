@@ -1,0 +1,247 @@
+"""The report's page on reproducibility: how far the same bits reach, by the certificates that are there."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from mlpbench import plot
+from mlpbench.certificate import Certificate, drift
+from mlpbench.levels import LEVELS, Pair, environment_differences, ladder, pairs, runs, verified_level
+from mlpbench.records import RunConfig, format_value
+from mlpbench.sections import Fact, Section
+
+_COMMANDS = ("pytest bench/ -k certificates", "mlpbench certify OUT.json", "mlpbench verify CERT.json")
+_EQUAL, _DIVERGED = "#8fd0b5", "#f0b48a"
+_ON_COLOUR = "#101010"  # of text on these, in a light page and a dark one
+_MOST_ALIKE = 3  # certificates of one place that are compared; more of them would say the same again
+# By what a place is named, where it differs: not by versions that no arithmetic depends on.
+_IRRELEVANT = ("python", "torchvision", "numpy", "os", "mlpbench", "commit", "dirty", "memory_bytes", "num_cpus",
+               "gpu_memory_bytes", "cudnn")  # fmt: skip
+
+
+def sections(certificates: Iterable[Certificate]) -> list[Section]:
+    """Levels of every run; then for each run that was made in several places, its matrix, and how far they drift."""
+    compared = [_Run(run) for run in runs(certificates)]
+    if not compared:
+        return []
+    frame = pd.DataFrame(row for run in compared for row in run.levels())
+    made = [
+        Section(
+            name="reproducibility",
+            title="How far the same bits reach",
+            text="A level is verified only where two certificates that differ in this way are equal in every digest; a "
+            "run is claimed up to the last level before the first that is not. Diverged: the first stage of the "
+            "computation whose bits differ.",
+            frame=frame,
+            commands=_COMMANDS,
+        )
+    ]
+    for number, run in enumerate(compared):
+        suffix = f"-{number + 1}" if number else ""
+        made += run.matrix(f"reproducibility-matrix{suffix}")
+        made += run.drifts(f"reproducibility-drift{suffix}")
+    return made
+
+
+def facts(certificates: Iterable[Certificate]) -> list[Fact]:
+    """For each arithmetic, how far the run with the most certificates was verified."""
+    best: dict[str, _Run] = {}
+    for run in map(_Run, runs(certificates)):
+        arithmetic = run.first.arithmetic
+        if arithmetic not in best or len(run.pairs) > len(best[arithmetic].pairs):
+            best[arithmetic] = run
+    made = []
+    for arithmetic, run in best.items():
+        level = verified_level(ladder(run.pairs))
+        note = f"{LEVELS[level]}; " if level else "no two certificates are equal; "
+        note += f"{len(run.pairs)} pairs of certificates, {run.first.num_steps} steps"
+        made.append(Fact(name=f"Same bits, {arithmetic}", value=f"L{level}", note=note))
+    return made
+
+
+class _Run:
+    """Certificates of one run, by the place in which they were made."""
+
+    def __init__(self, certificates: Sequence[Certificate]) -> None:
+        self.first = certificates[0]
+        self._places: dict[str, list[Certificate]] = {}
+        for certificate, name in zip(certificates, _names(certificates), strict=True):
+            self._places.setdefault(name, []).append(certificate)
+        self._places = {name: made[-_MOST_ALIKE:] for name, made in self._places.items()}
+        self.pairs = pairs([certificate for made in self._places.values() for certificate in made])
+        config = self.first.config
+        self.title = f"{self.first.arithmetic}, {config.optimizer} on {config.dataset}"
+        others = [
+            f"{name}={format_value(getattr(config, name))}"
+            for name in ("hidden_sizes", "activations", "batch_size", "lr", "momentum", "weight_decay", "seed")
+            if getattr(config, name) != getattr(RunConfig(), name)
+        ]
+        self.title += f" ({' '.join(others)})" if others else ""
+
+    def levels(self) -> list[dict[str, object]]:
+        rungs = ladder(self.pairs)
+        claimed = verified_level(rungs)
+        return [
+            {
+                "run": self.title,
+                "level": f"L{rung.level}",
+                "same_bits_on": LEVELS[rung.level],
+                "verdict": "diverged" if rung.num_diverged else "verified" if rung.num_equal else "not tried",
+                "is_claimed": rung.level <= claimed,
+                "num_equal_pairs": rung.num_equal,
+                "num_diverged_pairs": rung.num_diverged,
+                "first_difference": rung.first.stage if rung.first else "",
+            }
+            for rung in rungs
+        ]
+
+    def matrix(self, name: str) -> list[Section]:
+        if len(self._places) < 2:
+            return []
+        names = list(self._places)
+        cells = {(a, b): self._between(a, b) for a in names for b in names}
+        rows = [
+            {"one": a, "other": b, "equal_bits": not cells[a, b], "first_difference": cells[a, b] or ""}
+            for index, a in enumerate(names)
+            for b in names[index + 1 :]
+            if cells[a, b] is not None
+        ]
+        num_equal = sum(bool(row["equal_bits"]) for row in rows)
+        return [
+            Section(
+                name=name,
+                title=f"Place by place: {self.title}",
+                text="Each place against each other: = where every digest is equal, else where they first differ.",
+                frame=pd.DataFrame(rows),
+                figure=_matrix(names, cells),
+                alt=f"{self.title}: {num_equal} of {len(rows)} pairs of places have equal bits.",
+                commands=_COMMANDS,
+            )
+        ]
+
+    def _between(self, one: str, other: str) -> str | None:
+        """The first difference between two places, empty if there is none; None: not compared."""
+        ids = [{id(c) for c in self._places[name]} for name in (one, other)]
+        between = [
+            pair
+            for pair in self.pairs
+            if (id(pair.one) in ids[0] and id(pair.other) in ids[1])
+            or (id(pair.one) in ids[1] and id(pair.other) in ids[0])
+        ]
+        if not between:
+            return None
+        return next((pair.divergence.stage for pair in between if pair.divergence), "")
+
+    def drifts(self, name: str) -> list[Section]:
+        rows = [row for pair in self._from_first() for row in _drift_rows(self._name_of(pair.other), pair)]
+        if not rows:
+            return []
+        frame = pd.DataFrame(rows)
+        ends = frame.groupby("place", sort=False).tail(1)
+        spoken = ", ".join(f"{row['place']} {row['relative_norm']:.2g}" for row in ends.to_dict("records"))
+        return [
+            Section(
+                name=name,
+                title=f"How far places drift apart: {self.title}",
+                text=f"Parameters against those of the first place ({self._name_of(self.first)}), at the steps of "
+                "which certificates keep values: the norm of the difference over the norm. The table has the last "
+                "step, and the accuracy on the test half in both places.",
+                frame=ends.reset_index(drop=True),
+                figure=_curves(frame),
+                alt=f"Relative difference of the parameters after the last step: {spoken}.",
+                commands=_COMMANDS,
+            )
+        ]
+
+    def _from_first(self) -> list[Pair]:
+        """The first place against one certificate of each other that diverged."""
+        found: dict[str, Pair] = {}
+        for pair in self.pairs:
+            if pair.one is self.first and pair.divergence is not None:
+                found.setdefault(self._name_of(pair.other), pair)
+        return list(found.values())
+
+    def _name_of(self, certificate: Certificate) -> str:
+        return next(name for name, made in self._places.items() if any(c is certificate for c in made))
+
+
+def _names(certificates: Sequence[Certificate]) -> list[str]:
+    """A name for each certificate's place: in what it differs from any other."""
+    varying: dict[str, None] = {}
+    for other in certificates[1:]:
+        varying |= dict.fromkeys(environment_differences(certificates[0], other))
+    shown = [name for name in varying if name not in _IRRELEVANT]
+    if "ATEN_CPU_CAPABILITY" in shown and "cpu_capability" in shown:
+        shown.remove("ATEN_CPU_CAPABILITY")  # the same said twice
+    named = []
+    for certificate in certificates:
+        values = {"device": certificate.config.device, "num_threads": certificate.num_threads} | dict(
+            certificate.environment.variables
+        )
+        parts = []
+        for name in shown:
+            value = values.get(name, getattr(certificate.environment, name, None))
+            if value is not None:
+                parts.append(_spoken(name, value))
+        named.append(", ".join(parts) or certificate.environment.machine)
+    return named
+
+
+def _spoken(name: str, value: object) -> str:
+    if name == "num_threads":
+        return "1 thread" if value == 1 else f"{value} threads"
+    return str(value) if name in ("device", "cpu_capability", "cpu_model", "architecture") else f"{name} {value}"
+
+
+def _drift_rows(place: str, pair: Pair) -> list[dict[str, object]]:
+    return [
+        {
+            "place": place,
+            "step": found.step,
+            "relative_norm": found.relative_norm,
+            "loss_difference": found.loss,
+            "first_place_accuracy": pair.one.test_accuracy,
+            "test_accuracy": pair.other.test_accuracy,
+        }
+        for found in drift(pair.one, pair.other)
+    ]
+
+
+def _matrix(names: Sequence[str], cells: dict[tuple[str, str], str | None]) -> Figure:
+    values = np.array([[_shade(cells[a, b]) for b in names] for a in names])
+    words = np.array([[_word(cells[a, b]) for b in names] for a in names])
+    with plot.canvas(1.6 + 0.36 * len(names)) as (figure, (axes,)):
+        sns.heatmap(
+            values, mask=np.isnan(values), annot=words, fmt="", cmap=[_EQUAL, _DIVERGED], vmin=0, vmax=1, cbar=False,
+            linewidths=1, annot_kws={"color": _ON_COLOUR, "fontsize": 7}, ax=axes,
+        )  # fmt: skip
+        numbers = [str(index + 1) for index in range(len(names))]
+        axes.set_xticklabels(numbers)
+        axes.set_yticklabels([f"{name}  {number}" for name, number in zip(names, numbers, strict=True)], rotation=0)
+        axes.grid(visible=False)
+    return figure
+
+
+def _shade(difference: str | None) -> float:
+    return np.nan if difference is None else float(bool(difference))
+
+
+def _word(difference: str | None) -> str:
+    """The cell's text: the step of the first difference, or what came before the first step."""
+    if not difference:
+        return "" if difference is None else "="
+    words = difference.split(" ")
+    return f"{words[0]} {words[1]}" if words[0] == "step" else words[0]
+
+
+def _curves(frame: pd.DataFrame) -> Figure:
+    shown = frame[frame["relative_norm"] > 0].assign(after=lambda part: part["step"] + 1)
+    with plot.canvas(3.2 + 0.16 * frame["place"].nunique()) as (figure, (axes,)):
+        sns.lineplot(shown, x="after", y="relative_norm", hue="place", marker="o", ax=axes)
+        axes.set(xscale="log", yscale="log", xlabel="steps of training", ylabel="relative difference (norm)")
+        axes.xaxis.set_major_formatter("{x:g}")
+        plot.legend_below(figure, axes)
+    return figure

@@ -1,0 +1,94 @@
+"""The report's page on reproducibility, of hand-made certificates."""
+
+import pytest
+
+from mlpbench import certificate as files
+from mlpbench.cli.main import main
+from mlpbench.reproducibility import facts, sections
+from mlpbench.store import append
+from tests.strategies import certificate, example
+
+EAGER = {"engine": "eager"}
+
+
+def made():
+    return [
+        *(certificate(**how) for how in ({}, {}, {"num_threads": 1}, {"torch": "2.15.0"})),
+        *(certificate(**EAGER, **how) for how in ({}, {}, {"num_threads": 1, "parted": "step 1 loss"})),
+    ]
+
+
+def by_name():
+    return {section.name: section for section in sections(made())}
+
+
+def test_without_certificates_there_is_nothing_to_say():
+    assert sections([]) == []
+    assert facts([]) == []
+
+
+def test_levels_are_claimed_as_far_as_they_were_verified():
+    frame = by_name()["reproducibility"].frame
+    claimed = frame[frame["is_claimed"]].groupby("run")["level"].agg(list).to_dict()
+    assert claimed == {"PyTorch, sgd on digits": ["L1"], "portable/1, sgd on digits": ["L1", "L2"]}
+    verdicts = frame.set_index(["run", "level"])["verdict"]
+    assert verdicts["portable/1, sgd on digits", "L4"] == "verified"  # but not claimed: L3 was not tried
+    assert verdicts["PyTorch, sgd on digits", "L2"] == "diverged"
+    assert verdicts["PyTorch, sgd on digits", "L7"] == "not tried"
+    (stage,) = set(frame["first_difference"]) - {""}
+    assert stage == "step 1 loss"
+
+
+def test_the_matrix_has_every_pair_of_places():
+    portable = next(s for s in sections(made()) if s.title == "Place by place: portable/1, sgd on digits")
+    assert portable.frame["equal_bits"].all()
+    assert set(portable.frame["one"]) | set(portable.frame["other"]) == {
+        "2 threads, torch 2.11.0", "1 thread, torch 2.11.0", "2 threads, torch 2.15.0"}  # fmt: skip
+    words = [text.get_text() for text in portable.figure.axes[0].texts]
+    assert words.count("=") == 7  # three pairs, both ways, and the place with two certificates
+    eager = next(s for s in sections(made()) if s.title == "Place by place: PyTorch, sgd on digits")
+    assert [text.get_text() for text in eager.figure.axes[0].texts].count("step 1") == 2
+    assert eager.alt == "PyTorch, sgd on digits: 0 of 1 pairs of places have equal bits."
+
+
+def test_drift_is_that_of_the_values(request):
+    drift = next(section for section in sections(made()) if section.name.startswith("reproducibility-drift"))
+    (row,) = drift.frame.to_dict("records")
+    assert (row["place"], row["step"]) == ("1 thread", 1)
+    assert row["relative_norm"] == pytest.approx(1e-8 / 5**0.5)
+    assert "(2 threads)" in drift.text
+
+
+def test_places_without_a_difference_drift_nowhere():
+    assert not [s for s in sections(made()[:4]) if "drift" in s.name]
+
+
+def test_one_place_has_no_matrix():
+    assert [section.name for section in sections([certificate(), certificate()])] == ["reproducibility"]
+
+
+def test_facts_say_how_far_each_arithmetic_was_verified():
+    assert [(fact.name, fact.value) for fact in facts(made())] == [
+        ("Same bits, portable/1", "L2"), ("Same bits, PyTorch", "L1")]  # fmt: skip
+    assert facts([certificate()])[0].value == "L0"
+
+
+def test_many_certificates_of_one_place_are_compared_as_a_few():
+    frame = sections([certificate(created_at=f"2026-01-{day:02}T00:00:00+00:00") for day in range(1, 29)])[0].frame
+    assert frame["num_equal_pairs"].max() == 3
+
+
+def test_the_report_has_the_page_and_tells_damaged_certificates(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for record in example().records():
+        append(tmp_path / "results" / "m" / "2026-01-01-c.jsonl", record)
+    for one in made():
+        files.write(files.place(tmp_path / "results", one), one)
+    assert main(["report"]) == 0
+    page = (tmp_path / "results" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "How far the same bits reach" in page
+    assert "Same bits, portable/1" in page
+    assert "step 1 loss" in capsys.readouterr().out
+    (files.place(tmp_path / "results", made()[0]).parent / "bad.json").write_text("{}")
+    assert main(["report"]) == 2
+    assert "bad.json is not a certificate" in capsys.readouterr().err
