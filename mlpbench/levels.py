@@ -52,7 +52,8 @@ def axes(one: Certificate, other: Certificate) -> tuple[int, ...]:
         6: ("device",),
     }
     found = [level for level, names in fields_of.items() if any(name in differences for name in names)]
-    return (1, *found) if one.environment.machine == other.environment.machine else tuple(found) or (1,)
+    is_one_machine = one.environment.machine == other.environment.machine and 5 not in found
+    return (1, *found) if is_one_machine or not found else tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

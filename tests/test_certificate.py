@@ -371,6 +371,13 @@ def test_another_version_of_the_arithmetic_cannot_be_compared(made, tmp_path):
         first_divergence(made, other)
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_certificate_that_lacks_a_stage_is_equal_to_none(made, tmp_path, place):
+    other = resealed(made, tmp_path / "c.json", **{place: getattr(made, place)[:-1] if place == "after" else ()})
+    with pytest.raises(InputError, match="one lacks the stage"):
+        first_divergence(made, other)
+
+
 def test_drift_grows_from_where_runs_part(config):
     one = certify(config, NUM_STEPS)
     with pytest.MonkeyPatch.context() as patch:
