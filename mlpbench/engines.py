@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlpbench import data, portable
+from mlpbench import data, known_answers, portable
 from mlpbench.optimizers import OPTIMIZERS
 from mlpbench.records import InputError, RunConfig
 
@@ -160,7 +160,7 @@ class Portable(Engine):
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         parameters = [p.detach() for p in model.parameters()]
-        portable.check_machine(parameters[0].device)
+        known_answers.check(parameters[0].device)
         self._network = portable.Network(parameters, config)
         self.bits = self._network.bits
 
