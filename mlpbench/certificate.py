@@ -277,7 +277,8 @@ def first_divergence(one: Certificate, other: Certificate) -> Divergence | None:
 def _same_run(one: Certificate, other: Certificate) -> None:
     for f in fields(RunConfig):
         ours, theirs = getattr(one.config, f.name), getattr(other.config, f.name)
-        if f.name not in _HOW and ours != theirs:
+        is_how = f.name in _HOW or (f.name == "engine" and one.arithmetic == other.arithmetic != "PyTorch")
+        if not is_how and ours != theirs:
             raise InputError(f"these are not of the same run: {f.name} {format_value(ours)} and {format_value(theirs)}")
     for name in ("arithmetic", "bits"):
         ours, theirs = getattr(one, name), getattr(other, name)

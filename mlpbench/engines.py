@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlpbench import data, known_answers, portable
+from mlpbench import data, known_answers, portable, portable_fused
 from mlpbench.optimizers import OPTIMIZERS
 from mlpbench.records import InputError, RunConfig
 
@@ -159,10 +159,12 @@ class Portable(Engine):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        parameters = [p.detach() for p in model.parameters()]
-        known_answers.check(parameters[0].device)
-        self._network = portable.Network(parameters, config)
+        self._network = self._make_network([p.detach() for p in model.parameters()])
         self.bits = self._network.bits
+
+    def _make_network(self, parameters: list[Tensor]) -> portable.Network | portable_fused.FusedNetwork:
+        known_answers.check(parameters[0].device)
+        return portable.Network(parameters, self._config)
 
     @classmethod
     def draw_parameters(cls, model: nn.Module, config: RunConfig) -> None:
@@ -223,6 +225,19 @@ class Portable(Engine):
             )
 
 
+class PortableFused(Portable):
+    """The arithmetic `portable/1` in C++, for the CPU: the bits of `portable` in less time.
+
+    Raises:
+        InputError: as `portable`, on another device than the CPU, and where there is no C++ compiler to build it.
+    """
+
+    def _make_network(self, parameters: list[Tensor]) -> portable.Network | portable_fused.FusedNetwork:
+        network = portable_fused.FusedNetwork(parameters, self._config)
+        portable_fused.check_machine()
+        return network
+
+
 def _stages(
     forward: dict[str, Tensor],
     loss: Tensor,
@@ -241,4 +256,4 @@ def _stages(
     )
 
 
-ENGINES: dict[str, type[Engine]] = {"eager": Eager, "portable": Portable}
+ENGINES: dict[str, type[Engine]] = {"eager": Eager, "portable": Portable, "portable_fused": PortableFused}

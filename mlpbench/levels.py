@@ -37,8 +37,9 @@ def _surroundings(certificate: Certificate) -> dict[str, str]:
         for f in fields(Environment)
         if f.name not in ("variables", "num_threads")
     }
-    threads = {"device": certificate.config.device, "num_threads": str(certificate.num_threads)}
-    return found | threads | dict(environment.variables)
+    config = certificate.config
+    how = {"engine": config.engine, "device": config.device, "num_threads": str(certificate.num_threads)}
+    return found | how | dict(environment.variables)
 
 
 def axes(one: Certificate, other: Certificate) -> tuple[int, ...]:
@@ -46,7 +47,7 @@ def axes(one: Certificate, other: Certificate) -> tuple[int, ...]:
     differences = environment_differences(one, other)
     fields_of = {
         2: ("num_threads",),
-        3: ("cpu_model", "cpu_capability", *_KERNELS),
+        3: ("engine", "cpu_model", "cpu_capability", *_KERNELS),
         4: ("torch",),
         5: ("architecture",),
         6: ("device",),

@@ -178,9 +178,9 @@ def _names(certificates: Sequence[Certificate]) -> list[str]:
         shown.remove("ATEN_CPU_CAPABILITY")  # the same said twice
     named = []
     for certificate in certificates:
-        values = {"device": certificate.config.device, "num_threads": certificate.num_threads} | dict(
-            certificate.environment.variables
-        )
+        config = certificate.config
+        values = {"engine": config.engine, "device": config.device, "num_threads": certificate.num_threads}
+        values |= dict(certificate.environment.variables)
         parts = []
         for name in shown:
             value = values.get(name, getattr(certificate.environment, name, None))
@@ -193,7 +193,9 @@ def _names(certificates: Sequence[Certificate]) -> list[str]:
 def _spoken(name: str, value: object) -> str:
     if name == "num_threads":
         return "1 thread" if value == 1 else f"{value} threads"
-    return str(value) if name in ("device", "cpu_capability", "cpu_model", "architecture") else f"{name} {value}"
+    return (
+        str(value) if name in ("engine", "device", "cpu_capability", "cpu_model", "architecture") else f"{name} {value}"
+    )
 
 
 def _drift_rows(place: str, pair: Pair) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Verbs about bits: certify, verify, doctor."""
+"""Verbs about what a run computed: certify, verify."""
 
 import argparse
 import sys

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import mlpbench
-from mlpbench.cli import certificates, judge, measure, turns
+from mlpbench.cli import certificates, doctor, judge, measure, turns
 from mlpbench.records import InputError
 
 
@@ -58,4 +58,5 @@ def _parser() -> argparse.ArgumentParser:
     turns.add_verbs(verbs)
     judge.add_verbs(verbs)
     certificates.add_verbs(verbs)
+    doctor.add_verbs(verbs)
     return parser
