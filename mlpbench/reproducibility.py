@@ -1,5 +1,6 @@
 """The report's page on reproducibility: how far the same bits reach, by the certificates that are there."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -19,7 +20,8 @@ _ON_COLOUR = "#101010"  # of text on these, in a light page and a dark one
 _MOST_ALIKE = 3  # certificates of one place that are compared; more of them would say the same again
 # By what a place is named, where it differs: not by versions that no arithmetic depends on.
 _IRRELEVANT = ("python", "torchvision", "numpy", "os", "mlpbench", "commit", "dirty", "memory_bytes", "num_cpus",
-               "gpu_memory_bytes", "cudnn")  # fmt: skip
+               "gpu_memory_bytes", "cudnn", "cuda")  # fmt: skip
+_IF_NEEDED = ("cpu_model", "ATEN_CPU_CAPABILITY")  # only where places could not be told apart without it
 
 
 def sections(certificates: Iterable[Certificate]) -> list[Section]:
@@ -103,21 +105,22 @@ class _Run:
             return []
         names = list(self._places)
         cells = {(a, b): self._between(a, b) for a in names for b in names}
+        words = {None: "", "": "="}
         rows = [
-            {"one": a, "other": b, "equal_bits": not cells[a, b], "first_difference": cells[a, b] or ""}
-            for index, a in enumerate(names)
-            for b in names[index + 1 :]
-            if cells[a, b] is not None
+            {"number": row + 1, "place": a}
+            | {f"with_{column + 1}": words.get(cells[a, b], cells[a, b]) for column, b in enumerate(names)}
+            for row, a in enumerate(names)
         ]
-        num_equal = sum(bool(row["equal_bits"]) for row in rows)
+        between = [cells[a, b] for row, a in enumerate(names) for b in names[row + 1 :]]
         return [
             Section(
                 name=name,
                 title=f"Place by place: {self.title}",
-                text="Each place against each other: = where every digest is equal, else where they first differ.",
+                text="Each place against each other: = where every digest is equal, else where they first differ. The "
+                "numbers are those of the places in the table.",
                 frame=pd.DataFrame(rows),
                 figure=_matrix(names, cells),
-                alt=f"{self.title}: {num_equal} of {len(rows)} pairs of places have equal bits.",
+                alt=f"{self.title}: {between.count('')} of {len(between)} pairs of places have equal bits.",
                 commands=_COMMANDS,
             )
         ]
@@ -148,7 +151,7 @@ class _Run:
                 title=f"How far places drift apart: {self.title}",
                 text=f"Parameters against those of the first place ({self._name_of(self.first)}), at the steps of "
                 "which certificates keep values: the norm of the difference over the norm. The table has the last "
-                "step, and the accuracy on the test half in both places.",
+                "step, and the accuracy on the test half in both places where the runs are as long.",
                 frame=ends.reset_index(drop=True),
                 figure=_curves(frame),
                 alt=f"Relative difference of the parameters after the last step: {spoken}.",
@@ -174,39 +177,43 @@ def _names(certificates: Sequence[Certificate]) -> list[str]:
     for other in certificates[1:]:
         varying |= dict.fromkeys(environment_differences(certificates[0], other))
     shown = [name for name in varying if name not in _IRRELEVANT]
-    if "ATEN_CPU_CAPABILITY" in shown and "cpu_capability" in shown:
-        shown.remove("ATEN_CPU_CAPABILITY")  # the same said twice
-    named = []
-    for certificate in certificates:
-        config = certificate.config
-        values = {"engine": config.engine, "device": config.device, "num_threads": certificate.num_threads}
-        values |= dict(certificate.environment.variables)
-        parts = []
-        for name in shown:
-            value = values.get(name, getattr(certificate.environment, name, None))
-            if value is not None:
-                parts.append(_spoken(name, value))
-        named.append(", ".join(parts) or certificate.environment.machine)
+    named = [_name(certificate, shown) for certificate in certificates]
+    for name in _IF_NEEDED:
+        without = [other for other in shown if other != name]
+        shorter = [_name(certificate, without) for certificate in certificates]
+        if len(set(shorter)) == len(set(named)):
+            shown, named = without, shorter
     return named
+
+
+def _name(certificate: Certificate, shown: Sequence[str]) -> str:
+    config = certificate.config
+    values: dict[str, object] = {"engine": config.engine, "device": config.device}
+    values |= {"num_threads": certificate.num_threads, **dict(certificate.environment.variables)}
+    found = {name: values.get(name, getattr(certificate.environment, name, None)) for name in shown}
+    parts = [_spoken(name, value) for name, value in found.items() if value is not None]
+    return ", ".join(parts) or certificate.environment.machine
 
 
 def _spoken(name: str, value: object) -> str:
     if name == "num_threads":
         return "1 thread" if value == 1 else f"{value} threads"
-    return (
-        str(value) if name in ("engine", "device", "cpu_capability", "cpu_model", "architecture") else f"{name} {value}"
-    )
+    if name == "torch":
+        return f"torch {str(value).partition('+')[0]}"
+    speaks_for_itself = name in ("engine", "device", "cpu_capability", "cpu_model", "architecture")
+    return str(value) if speaks_for_itself else f"{name} {value}"
 
 
 def _drift_rows(place: str, pair: Pair) -> list[dict[str, object]]:
+    is_as_long = pair.one.num_steps == pair.other.num_steps
     return [
         {
             "place": place,
             "step": found.step,
             "relative_norm": found.relative_norm,
             "loss_difference": found.loss,
-            "first_place_accuracy": pair.one.test_accuracy,
-            "test_accuracy": pair.other.test_accuracy,
+            "first_place_accuracy": pair.one.test_accuracy if is_as_long else None,
+            "test_accuracy": pair.other.test_accuracy if is_as_long else None,
         }
         for found in drift(pair.one, pair.other)
     ]
@@ -222,7 +229,8 @@ def _matrix(names: Sequence[str], cells: dict[tuple[str, str], str | None]) -> F
         )  # fmt: skip
         numbers = [str(index + 1) for index in range(len(names))]
         axes.set_xticklabels(numbers)
-        axes.set_yticklabels([f"{name}  {number}" for name, number in zip(names, numbers, strict=True)], rotation=0)
+        axes.set_yticklabels(numbers, rotation=0)
+        axes.set(xlabel="place", ylabel="place")
         axes.grid(visible=False)
     return figure
 
@@ -241,6 +249,7 @@ def _word(difference: str | None) -> str:
 
 def _curves(frame: pd.DataFrame) -> Figure:
     shown = frame[frame["relative_norm"] > 0].assign(after=lambda part: part["step"] + 1)
+    shown["place"] = [textwrap.fill(place, 42) for place in shown["place"]]  # a phone's width
     with plot.canvas(3.2 + 0.16 * frame["place"].nunique()) as (figure, (axes,)):
         sns.lineplot(shown, x="after", y="relative_norm", hue="place", marker="o", ax=axes)
         axes.set(xscale="log", yscale="log", xlabel="steps of training", ylabel="relative difference (norm)")

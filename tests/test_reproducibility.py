@@ -1,5 +1,7 @@
 """The report's page on reproducibility, of hand-made certificates."""
 
+from dataclasses import replace
+
 import pytest
 
 from mlpbench import certificate as files
@@ -41,13 +43,15 @@ def test_levels_are_claimed_as_far_as_they_were_verified():
 
 def test_the_matrix_has_every_pair_of_places():
     portable = next(s for s in sections(made()) if s.title == "Place by place: portable/1, sgd on digits")
-    assert portable.frame["equal_bits"].all()
-    assert set(portable.frame["one"]) | set(portable.frame["other"]) == {
-        "2 threads, torch 2.11.0", "1 thread, torch 2.11.0", "2 threads, torch 2.15.0"}  # fmt: skip
+    assert portable.frame["place"].tolist() == [
+        "2 threads, torch 2.11.0", "1 thread, torch 2.11.0", "2 threads, torch 2.15.0"]  # fmt: skip
+    assert portable.frame[["with_1", "with_2", "with_3"]].to_numpy().tolist() == [
+        ["=", "=", "="], ["=", "", "="], ["=", "=", ""]]  # fmt: skip
     words = [text.get_text() for text in portable.figure.axes[0].texts]
     assert words.count("=") == 7  # three pairs, both ways, and the place with two certificates
     eager = next(s for s in sections(made()) if s.title == "Place by place: PyTorch, sgd on digits")
     assert [text.get_text() for text in eager.figure.axes[0].texts].count("step 1") == 2
+    assert eager.frame["with_2"].tolist() == ["step 1 loss", ""]
     assert eager.alt == "PyTorch, sgd on digits: 0 of 1 pairs of places have equal bits."
 
 
@@ -57,6 +61,26 @@ def test_drift_is_that_of_the_values(request):
     assert (row["place"], row["step"]) == ("1 thread", 1)
     assert row["relative_norm"] == pytest.approx(1e-8 / 5**0.5)
     assert "(2 threads)" in drift.text
+
+
+def test_accuracies_of_runs_of_different_length_are_not_compared():
+    one = certificate(**EAGER)
+    longer = replace(one, num_steps=3, steps=(*one.steps, f"{'0' * 16} {'0' * 12} {'0' * 8}"))
+    made = [longer, certificate(**EAGER, num_threads=1, parted="step 1 loss")]
+    drift = next(section for section in sections(made) if section.name.startswith("reproducibility-drift"))
+    assert drift.frame["test_accuracy"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"architecture": "aarch64", "cpu_model": "Example ARM"}, ["x86_64", "aarch64"]),
+        ({"cpu_model": "Other CPU"}, ["example-cpu-2cpu", "other-cpu-2cpu"]),
+    ],
+)
+def test_a_processor_is_named_only_where_it_tells_places_apart(changes, names):
+    matrix = next(section for section in sections([certificate(), certificate(**changes)]) if section.figure)
+    assert matrix.frame["place"].tolist() == names
 
 
 def test_places_without_a_difference_drift_nowhere():
