@@ -43,7 +43,7 @@ def answer(part: str, device: torch.device) -> str:
 
 
 def _range(start: int, stop: int, divisor: float, device: torch.device) -> Tensor:
-    return torch.arange(start, stop, dtype=torch.float64, device=device).div_(divisor)
+    return portable.divided(torch.arange(start, stop, dtype=torch.float64, device=device), divisor)
 
 
 def _grid_answer(device: torch.device) -> list[Tensor]:
@@ -73,7 +73,7 @@ def _steps_answer(device: torch.device) -> list[Tensor]:
     config = RunConfig(hidden_sizes=(5, 4), activations=("elu", "tanh"), batch_size=7, optimizer="nesterov", lr=0.5)
     parameters = [p.to(device) for p in portable.initial_parameters(0, (6, 5, 4, 3)).values()]
     network = portable.Network(parameters, config)
-    x = (torch.arange(42, device=device) * 37 % 256).to(torch.float32).div_(255).sub_(0.5).reshape(7, 6)
+    x = (torch.arange(42) * 37 % 256).to(torch.float32).div_(255).sub_(0.5).reshape(7, 6).to(device)
     y = torch.arange(7, device=device) % 3
     losses = []
     for _ in range(3):

@@ -62,6 +62,11 @@ def _snap_at(x: Tensor, c: Tensor | float) -> Tensor:
     return (x + c).sub_(c)
 
 
+def divided(x: Tensor, number: float) -> Tensor:
+    """`x` in place, divided by a number: by a tensor of it, as CUDA multiplies by the rounded inverse of a number."""
+    return x.div_(torch.full((), number, dtype=torch.float64, device=x.device))
+
+
 # --- tables and functions ---------------------------------------------------------------------------------------------
 
 _SHA256 = {
@@ -191,7 +196,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     losses = log(total.squeeze(1)) - d.gather(1, column).squeeze(1)
     gradient = e.div_(total)
     gradient.scatter_(1, column, gradient.gather(1, column) - 1.0)
-    return losses, gradient.div_(num_samples)
+    return losses, divided(gradient, num_samples)
 
 
 def exact_sum(x: Tensor) -> Tensor:
@@ -232,7 +237,7 @@ def _adam(p: Tensor, config: RunConfig, *, decoupled: bool = False) -> Update:
         decays[:] = decays[0] * 0.9, decays[1] * 0.999
         m.copy_(m.to(torch.float64).mul_(0.9).add_(g * (1 - 0.9)))
         v.copy_(v.to(torch.float64).mul_(0.999).add_((g * g).mul_(1 - 0.999)))
-        scale = sqrt32(v).to(torch.float64).div_(math.sqrt(1 - decays[1])).add_(1e-8)
+        scale = divided(sqrt32(v).to(torch.float64), math.sqrt(1 - decays[1])).add_(1e-8)
         moved = p.to(torch.float64)
         if decoupled:
             moved.mul_(1 - config.lr * config.weight_decay)
@@ -324,7 +329,7 @@ class Network:
         """Mean loss () of labels (B,) int64, and logits."""
         logits = self.forward(x)
         losses, self.dlogits = cross_entropy(logits, y)
-        return exact_sum(losses).div_(len(y)), logits
+        return divided(exact_sum(losses), len(y)), logits
 
     def backward(self) -> None:
         """Gradients of the last loss by every parameter."""
