@@ -360,8 +360,14 @@ def certified(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
             made = in_fresh_process(certify, config, NUM_CERTIFIED_STEPS)
         except InputError as error:
             suite.skip("certificate", config, str(error))
-        if suite.is_recording:
-            certificate.write(certificate.place(suite.results, made), made)
+        if not suite.is_recording:
+            return
+        path = certificate.place(suite.results, made)
+        assert suite.session, "the run is on record, so that a report of it can be made"
+        try:
+            certificate.write(path, made)
+        except InputError as error:
+            pytest.exit(f"mlpbench: {error}; choose another --results", returncode=2)
 
     return run
 

@@ -6,27 +6,23 @@ verify is to make this machine's own certificate of the same run, and to compare
 
 import hashlib
 import json
-import math
-import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpbench.records import Environment, InputError, RunConfig, format_value
+from mlpbench.records import Environment, InputError, RunConfig
 from mlpbench.store import DamageError, plain, typed
 
 FORMAT = 1
 RECIPE = "sha256-1"  # of digests: see determinism.digest
+NUM_STEPS = 600  # unless said otherwise: an epoch of the tutorial's workload
 FOLDER = "certificates"  # beside a machine's results
 NUM_SAMPLES, NUM_ZOOMED = 8, 64  # values kept of a stage
 ENTRY_HEX, STEP_HEX, STAGE_HEX = 32, 12, 4  # digits kept of the digests of an entry, a step, and a stage of a step
-
-# What may differ between two certificates of the same run: how it was computed, not what.
-_HOW = ("device", "num_threads", "loader", "num_epochs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,23 +76,38 @@ class Certificate:
 
     def __post_init__(self) -> None:
         """Refuse what is not of one piece."""
-        digits = STAGE_HEX * len(self.stages)
-        names = [*(e.stage for e in self.before), *(s.name for s in self.stages), *(e.stage for e in self.after)]
         if self.format != FORMAT or self.recipe != RECIPE:
             raise InputError(f"digests are {self.recipe!r:.20}; this mlpbench reads {RECIPE}")
-        if not 1 <= self.num_steps == len(self.steps):
-            raise InputError(f"{len(self.steps)} steps, not {self.num_steps}")
-        if any(list(map(len, step.split(" "))) != [16, STEP_HEX, digits] for step in self.steps) or not set(
-            "".join(self.steps)
-        ) <= set("0123456789abcdef "):
-            raise InputError("a step is not loss, digest and digests of stages")
+        self._check_stages()
+        self._check_steps()
+        for entry in (*self.before, *self.after):
+            _check_values(entry.stage, entry.digest, entry.samples, min(entry.num_values, NUM_SAMPLES))
+        for detail in self.details:
+            most = NUM_ZOOMED if detail.step == self.zoom else NUM_SAMPLES
+            for stage, digest, samples in zip(self.stages, detail.digests, detail.samples, strict=True):
+                _check_values(stage.name, digest, samples, min(stage.num_values, most))
+
+    def _check_stages(self) -> None:
+        names = [*(e.stage for e in self.before), *(s.name for s in self.stages), *(e.stage for e in self.after)]
         if not self.stages or len(set(names)) < len(names):
             raise InputError("a stage is there twice, or none")
-        if any(len(d.digests) != len(self.stages) or len(d.samples) != len(self.stages) for d in self.details):
-            raise InputError("a step's details are not one for each stage")
         every: list[Entry | Stage] = [*self.before, *self.after, *self.stages]
-        if any(e.dtype not in _ULP_TYPES or e.num_values < 1 for e in every):
+        if any(e.dtype not in ULP_TYPES or e.num_values < 1 for e in every):
             raise InputError("a stage has no values of a known type")
+        sizes = {entry.stage: entry.num_values for entry in self.before}
+        for layer, size in enumerate(self.config.hidden_sizes):
+            if sizes.get(f"initial linear{layer}.bias", size) != size:
+                raise InputError(f"layer {layer} is not as wide as the config says")
+
+    def _check_steps(self) -> None:
+        digits = [16, STEP_HEX, STAGE_HEX * len(self.stages)]
+        if not 1 <= self.num_steps == len(self.steps):
+            raise InputError(f"{len(self.steps)} steps, not {self.num_steps}")
+        is_hex = set("".join(self.steps)) <= set("0123456789abcdef ")
+        if not is_hex or any(list(map(len, step.split(" "))) != digits for step in self.steps):
+            raise InputError("a step is not loss, digest and digests of stages")
+        if any({len(d.digests), len(d.samples)} != {len(self.stages)} for d in self.details):
+            raise InputError("a step's details are not one for each stage")
         if not all(0 <= detail.step < self.num_steps for detail in self.details):
             raise InputError("a detail is of a step that is not there")
 
@@ -112,9 +123,14 @@ class Certificate:
         return len(self.before) + len(self.after) + per_step * self.num_steps + len(self.stages) * len(self.details)
 
 
+def _check_values(stage: str, digest: str, samples: str, num_samples: int) -> None:
+    if len(digest) != ENTRY_HEX or len(samples) != 16 * num_samples:
+        raise InputError(f"{stage!r:.40} has not the digest and the values that it should have")
+
+
 # --- values -----------------------------------------------------------------------------------------------------------
 
-_ULP_TYPES = {"float32": ("<f4", "<i4"), "float64": ("<f8", "<i8"), "int64": ("<f8", "<i8")}
+ULP_TYPES = {"float32": ("<f4", "<i4"), "float64": ("<f8", "<i8"), "int64": ("<f8", "<i8")}
 
 
 def positions(num_values: int, num_samples: int) -> NDArray[np.int64]:
@@ -225,166 +241,14 @@ def place(root: Path, certificate: Certificate) -> Path:
 
 
 def find(roots: Iterable[Path]) -> tuple[dict[Path, Certificate], list[str]]:
-    """Every certificate under folders, and a line for each file that lies among them and is none."""
+    """Every certificate under folders, a copy of one not counted, and a line for each file among them that is none."""
     found: dict[Path, Certificate] = {}
     problems = []
-    for path in sorted({path for root in roots for path in root.rglob(f"{FOLDER}/*.json")}):
+    for path in sorted({path.resolve() for root in roots for path in root.rglob(f"{FOLDER}/*.json")}):
         try:
-            found[path] = read(path)
+            made = read(path)
+            if made not in found.values():
+                found[path] = made
         except InputError as error:
             problems.append(str(error))
     return found, problems
-
-
-# --- comparing --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Divergence:
-    """The first stage in which two certificates differ, and by how much at the values that both have of it."""
-
-    stage: str
-    num_samples: int  # values that both have; 0: the step has no details
-    num_different: int  # of those
-    max_abs: float | None  # None: nothing to compare, or equal where both have values
-    relative_norm: float | None  # norm of the difference over the norm of the first
-    ulps: int | None  # most steps between neighbouring numbers of the stage's type; of little meaning near zero
-
-
-def first_divergence(one: Certificate, other: Certificate) -> Divergence | None:
-    """Where two certificates of the same run first differ, in the order of computing; None: nowhere.
-
-    A shorter one is compared as far as it goes.
-
-    Raises:
-        InputError: if they are not of the same run.
-    """
-    _same_run(one, other)
-    for stage, ours, theirs in _once(one.before, other.before):
-        if ours.digest != theirs.digest:
-            return _divergence(stage, ours.dtype, [ours.samples], [theirs.samples])
-    for step, (ours_line, theirs_line) in enumerate(zip(one.steps, other.steps, strict=False)):
-        details = [next((d for d in c.details if d.step == step), None) for c in (one, other)]
-        if ours_line == theirs_line and (None in details or _digests(details[0]) == _digests(details[1])):
-            continue
-        return _in_step(one, step, ours_line, theirs_line, details)
-    for stage, ours, theirs in _once(one.after, other.after):
-        if one.num_steps == other.num_steps and ours.digest != theirs.digest:
-            return _divergence(stage, ours.dtype, [ours.samples], [theirs.samples])
-    return None
-
-
-def _same_run(one: Certificate, other: Certificate) -> None:
-    for f in fields(RunConfig):
-        ours, theirs = getattr(one.config, f.name), getattr(other.config, f.name)
-        is_how = f.name in _HOW or (f.name == "engine" and one.arithmetic == other.arithmetic != "PyTorch")
-        if not is_how and ours != theirs:
-            raise InputError(f"these are not of the same run: {f.name} {format_value(ours)} and {format_value(theirs)}")
-    for name in ("arithmetic", "bits"):
-        ours, theirs = getattr(one, name), getattr(other, name)
-        if ours != theirs:
-            raise InputError(f"these cannot be compared: {name} {ours} and {theirs}")
-    lacking = _stage_names(one) ^ _stage_names(other)
-    if lacking:
-        raise InputError(f"these cannot be compared: one lacks the stage {min(lacking)!r}")
-
-
-def _stage_names(certificate: Certificate) -> set[str]:
-    """Every stage but the orders of epochs, of which a longer run has more."""
-    once = [entry.stage for entry in (*certificate.before, *certificate.after)]
-    return {name for name in (*once, *(s.name for s in certificate.stages)) if not name.startswith("order of epoch ")}
-
-
-def _once(ours: Iterable[Entry], theirs: Iterable[Entry]) -> Iterator[tuple[str, Entry, Entry]]:
-    """Entries of one name; a longer run has the orders of more epochs."""
-    by_stage = {entry.stage: entry for entry in theirs}
-    return ((entry.stage, entry, by_stage[entry.stage]) for entry in ours if entry.stage in by_stage)
-
-
-def _digests(detail: Detail | None) -> tuple[str, ...]:
-    return detail.digests if detail else ()
-
-
-def _in_step(one: Certificate, step: int, ours: str, theirs: str, details: list[Detail | None]) -> Divergence:
-    our_digests, their_digests = (line.split(" ")[2] for line in (ours, theirs))
-    for index, stage in enumerate(one.stages):
-        digits = slice(STAGE_HEX * index, STAGE_HEX * (index + 1))
-        first, second = details
-        if our_digests[digits] != their_digests[digits] or (
-            first and second and first.digests[index] != second.digests[index]
-        ):
-            samples = [[detail.samples[index]] if detail else [] for detail in details]
-            return _divergence(f"step {step} {stage.name}", stage.dtype, *samples)
-    return _divergence(f"step {step}", "float64", [], [])
-
-
-def _divergence(stage: str, dtype: str, ours: list[str], theirs: list[str]) -> Divergence:
-    nothing = {"max_abs": None, "relative_norm": None, "ulps": None}
-    if not ours or not theirs:
-        return Divergence(stage=stage, num_samples=0, num_different=0, **nothing)
-    a, b = unpack(ours[0]), unpack(theirs[0])
-    if len(a) != len(b):  # one zoomed in on the step, the other did not
-        return Divergence(stage=stage, num_samples=0, num_different=0, **nothing)
-    different = a.view(np.int64) != b.view(np.int64)
-    if not different.any():
-        return Divergence(stage=stage, num_samples=len(a), num_different=0, **nothing)
-    with np.errstate(all="ignore"):  # a run that diverged has infinities
-        distance = np.abs(a - b)
-        norm = float(np.linalg.norm(a))
-        return Divergence(
-            stage=stage,
-            num_samples=len(a),
-            num_different=int(different.sum()),
-            max_abs=float(distance.max()),
-            relative_norm=float(np.linalg.norm(distance)) / norm if norm else math.inf,
-            ulps=max(abs(x - y) for x, y in zip(_ordered(a, dtype), _ordered(b, dtype), strict=True)),
-        )
-
-
-def _ordered(values: NDArray[np.float64], dtype: str) -> list[int]:
-    """Whole numbers in the order of the values, neighbours one apart."""
-    floating, whole = _ULP_TYPES[dtype]
-    bits = values.astype(floating).view(whole).astype(object)
-    lowest = -(2 ** (8 * np.dtype(whole).itemsize - 1))
-    return [int(b) if b >= 0 else lowest - int(b) for b in bits]
-
-
-# --- drift ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drift:
-    """How far two runs are apart after a step, over the sampled parameters."""
-
-    step: int
-    relative_norm: float
-    loss: float  # difference, in nats per sample
-
-
-def drift(one: Certificate, other: Certificate) -> list[Drift]:
-    """How far two certificates of the same run are apart at the steps of which both have details.
-
-    Raises:
-        InputError: if they are not of the same run.
-    """
-    _same_run(one, other)
-    theirs = {detail.step: detail for detail in other.details}
-    updates = [index for index, stage in enumerate(one.stages) if stage.name.startswith("update ")]
-    made = []
-    for detail in one.details:
-        if detail.step not in theirs:
-            continue
-        a, b = ([unpack(of.samples[index]) for index in updates] for of in (detail, theirs[detail.step]))
-        if list(map(len, a)) != list(map(len, b)):
-            continue
-        first, second = np.concatenate(a), np.concatenate(b)
-        norm = float(np.linalg.norm(first))
-        losses = [struct.unpack(">d", bytes.fromhex(c.steps[detail.step][:16]))[0] for c in (one, other)]
-        made.append(
-            Drift(
-                step=detail.step,
-                relative_norm=float(np.linalg.norm(first - second)) / norm if norm else 0.0,
-                loss=losses[1] - losses[0],
-            )
-        )
-    return made

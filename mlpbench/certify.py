@@ -15,6 +15,7 @@ from mlpbench.certificate import (
     ENTRY_HEX,
     FORMAT,
     NUM_SAMPLES,
+    NUM_STEPS,
     NUM_ZOOMED,
     RECIPE,
     STAGE_HEX,
@@ -30,8 +31,6 @@ from mlpbench.determinism import digest
 from mlpbench.records import InputError, RunConfig
 from mlpbench.trainer import Trainer
 
-NUM_STEPS = 600  # an epoch of the tutorial's workload
-
 
 def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = None) -> Certificate:
     """Train for `num_steps` whole batches from a fresh state, and keep what is needed to find the first difference.
@@ -45,7 +44,10 @@ def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = No
     """
     if zoom is not None and not 0 <= zoom < num_steps:
         raise InputError(f"--zoom {zoom}: the run has the steps 0 to {num_steps - 1}")
-    trainer = Trainer(config)
+    try:
+        trainer = Trainer(config)
+    except (MemoryError, RuntimeError) as error:  # of PyTorch's allocator
+        raise InputError(f"{config} cannot be built here: {str(error).splitlines()[0]}") from None
     trainer.use_threads()
     before = list(_before(trainer, num_steps))
     stages: tuple[Stage, ...] = ()
@@ -67,6 +69,8 @@ def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = No
             )
         stages = tuple(Stage(name=n, dtype=_dtype(t), num_values=t.numel()) for n, t in made.items())
     logits = trainer.logits()
+    for made_last in (logits, *trainer.model.parameters()):
+        trainer.engine.check(made_last.detach().abs().amax().item())
     correct = (logits.argmax(1) == trainer.inputs["test labels"]).sum().item()
     return Certificate(
         format=FORMAT,

@@ -220,8 +220,8 @@ class Portable(Engine):
     def check(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise InputError(
-                f"engine portable: the loss became {loss}, whose bits nobody promises; use a smaller lr than "
-                f"{self._config.lr:g}, or engine eager"
+                f"engine {self._config.engine}: training came to {loss}, whose bits nobody promises; use a smaller lr "
+                f"than {self._config.lr:g}, or engine eager"
             )
 
 
@@ -233,6 +233,7 @@ class PortableFused(Portable):
     """
 
     def _make_network(self, parameters: list[Tensor]) -> portable.Network | portable_fused.FusedNetwork:
+        known_answers.check(parameters[0].device)
         network = portable_fused.FusedNetwork(parameters, self._config)
         portable_fused.check_machine()
         return network

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 
-from mlpbench.certificate import Certificate, Divergence, first_divergence
+from mlpbench.certificate import Certificate
+from mlpbench.divergence import Divergence, first_divergence
 from mlpbench.records import Environment, InputError, format_value
 
 LEVELS = {
@@ -43,18 +44,34 @@ def _surroundings(certificate: Certificate) -> dict[str, str]:
 
 
 def axes(one: Certificate, other: Certificate) -> tuple[int, ...]:
-    """The levels that equality of these two would speak for: 1 on one machine, and one for each kind of difference."""
+    """The levels that equality of these two speaks for: 1 on one machine, and one for each kind of difference.
+
+    Threads and vector levels say nothing of two runs on GPUs.
+    """
     differences = environment_differences(one, other)
+    are_on_gpus = one.config.device == other.config.device == "cuda"
     fields_of = {
-        2: ("num_threads",),
-        3: ("engine", "cpu_model", "cpu_capability", *_KERNELS),
+        2: () if are_on_gpus else ("num_threads",),
+        3: () if are_on_gpus else ("cpu_model", "cpu_capability"),
         4: ("torch",),
         5: ("architecture",),
         6: ("device",),
     }
     found = [level for level, names in fields_of.items() if any(name in differences for name in names)]
     is_one_machine = one.environment.machine == other.environment.machine and 5 not in found
-    return (1, *found) if is_one_machine or not found else tuple(found)
+    return (1, *found) if is_one_machine else tuple(found)
+
+
+def _refuted(one: Certificate, other: Certificate) -> int:
+    """The level that a difference between these two speaks against: the highest in which they differ.
+
+    A variable by which a library takes other kernels may be the cause, though equality under it is no other processor.
+    So may be whatever else two machines differ in.
+    """
+    differences = environment_differences(one, other)
+    levels = axes(one, other)
+    has_other_kernels = any(name in differences for name in _KERNELS) or not levels
+    return max(*levels, 3 if has_other_kernels else 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +80,8 @@ class Pair:
 
     one: Certificate
     other: Certificate
-    levels: tuple[int, ...]
+    levels: tuple[int, ...]  # for which equality speaks
+    refuted: int  # the level that a difference speaks against
     divergence: Divergence | None
 
 
@@ -101,7 +119,13 @@ def _is_same_run(one: Certificate, other: Certificate) -> bool:
 def pairs(run: Sequence[Certificate]) -> list[Pair]:
     """Every two certificates of one run."""
     return [
-        Pair(one=one, other=other, levels=axes(one, other), divergence=first_divergence(one, other))
+        Pair(
+            one=one,
+            other=other,
+            levels=axes(one, other),
+            refuted=_refuted(one, other),
+            divergence=first_divergence(one, other),
+        )
         for one, other in combinations(run, 2)
     ]
 
@@ -116,7 +140,7 @@ def ladder(compared: Iterable[Pair]) -> list[Rung]:
     made = []
     for level in LEVELS:
         equal = [pair for pair in compared if pair.divergence is None and level in pair.levels]
-        diverged = [pair for pair in compared if pair.divergence is not None and level == max(pair.levels)]
+        diverged = [pair for pair in compared if pair.divergence is not None and level == pair.refuted]
         made.append(
             Rung(
                 level=level,

@@ -304,6 +304,8 @@ class Network:
 
     def __init__(self, parameters: list[Tensor], config: RunConfig) -> None:
         refuse_device(parameters[0].device)
+        if any(p.dtype != torch.float32 for p in parameters):
+            raise InputError("engine portable: parameters must be float32; leave torch's default dtype as it is")
         self._weights, self._biases = parameters[::2], parameters[1::2]
         self._activations = [choose(ACTIVATIONS, name, "portable activation") for name in config.activations]
         self._decay = config.weight_decay if config.optimizer != "adamw" else 0.0
@@ -312,6 +314,7 @@ class Network:
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C) of inputs (B, D) float32; keeps what `backward` needs."""
+        self._num_losses = 0
         self.outputs: list[Tensor] = []  # of every linear layer and activation, in order
         self._inputs: list[Tensor] = []  # of every linear layer, on the grid
         self._snapped = [snap(weight.to(torch.float64), self.bits) for weight in self._weights]
@@ -329,10 +332,20 @@ class Network:
         """Mean loss () of labels (B,) int64, and logits."""
         logits = self.forward(x)
         losses, self.dlogits = cross_entropy(logits, y)
+        self._num_losses = len(y)
         return divided(exact_sum(losses), len(y)), logits
 
     def backward(self) -> None:
-        """Gradients of the last loss by every parameter."""
+        """Gradients of the last loss by every parameter.
+
+        Raises:
+            InputError: if no loss was computed, or of so many samples that their sums would not be exact.
+        """
+        if not 0 < self._num_losses <= 2 ** (53 - 2 * self.bits):
+            raise InputError(
+                f"engine portable: no exact gradients of {self._num_losses} samples from {self.bits} bits; compute a "
+                "loss first, and set batch_size to the largest batch"
+            )
         self.gradients: list[Tensor] = []  # of weight and bias of each layer, as the parameters
         upper = self.dlogits
         for layer in range(len(self._weights) - 1, -1, -1):

@@ -9,7 +9,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from mlpbench import plot
-from mlpbench.certificate import Certificate, drift
+from mlpbench.certificate import Certificate
+from mlpbench.divergence import drift
 from mlpbench.levels import LEVELS, Pair, environment_differences, ladder, pairs, runs, verified_level
 from mlpbench.records import RunConfig, format_value
 from mlpbench.sections import Fact, Section
@@ -17,16 +18,20 @@ from mlpbench.sections import Fact, Section
 _COMMANDS = ("pytest bench/ -k certificates", "mlpbench certify OUT.json", "mlpbench verify CERT.json")
 _EQUAL, _DIVERGED = "#8fd0b5", "#f0b48a"
 _ON_COLOUR = "#101010"  # of text on these, in a light page and a dark one
-_MOST_ALIKE = 3  # certificates of one place that are compared; more of them would say the same again
+_MOST_ALIKE = 2  # certificates of one place and one content that are compared; more would say the same again
 # By what a place is named, where it differs: not by versions that no arithmetic depends on.
 _IRRELEVANT = ("python", "torchvision", "numpy", "os", "mlpbench", "commit", "dirty", "memory_bytes", "num_cpus",
                "gpu_memory_bytes", "cudnn", "cuda")  # fmt: skip
 _IF_NEEDED = ("cpu_model", "ATEN_CPU_CAPABILITY")  # only where places could not be told apart without it
 
 
-def sections(certificates: Iterable[Certificate]) -> list[Section]:
+def read(certificates: Iterable[Certificate]) -> "list[Run]":
+    """Certificates by what was run."""
+    return [Run(run) for run in runs(certificates)]
+
+
+def sections(compared: "Sequence[Run]") -> list[Section]:
     """Levels of every run; then for each run that was made in several places, its matrix, and how far they drift."""
-    compared = [_Run(run) for run in runs(certificates)]
     if not compared:
         return []
     frame = pd.DataFrame(row for run in compared for row in run.levels())
@@ -48,23 +53,28 @@ def sections(certificates: Iterable[Certificate]) -> list[Section]:
     return made
 
 
-def facts(certificates: Iterable[Certificate]) -> list[Fact]:
-    """For each arithmetic, how far the run with the most certificates was verified."""
-    best: dict[str, _Run] = {}
-    for run in map(_Run, runs(certificates)):
-        arithmetic = run.first.arithmetic
-        if arithmetic not in best or len(run.pairs) > len(best[arithmetic].pairs):
-            best[arithmetic] = run
+def facts(compared: "Sequence[Run]") -> list[Fact]:
+    """For each arithmetic, how far it was verified, over all runs: a level is refuted if it is in any."""
     made = []
-    for arithmetic, run in best.items():
-        level = verified_level(ladder(run.pairs))
-        note = f"{LEVELS[level]}; " if level else "no two certificates are equal; "
-        note += f"{len(run.pairs)} pairs of certificates, {run.first.num_steps} steps"
+    for arithmetic in dict.fromkeys(run.first.arithmetic for run in compared):
+        every = [pair for run in compared if run.first.arithmetic == arithmetic for pair in run.pairs]
+        level = verified_level(ladder(every))
+        note = f"{LEVELS[level]}{_emulated(every, level)}; " if level else "no two certificates are equal; "
+        steps = min((min(pair.one.num_steps, pair.other.num_steps) for pair in every), default=0)
+        note += f"{len(every)} pairs of certificates, at least {steps} steps each"
         made.append(Fact(name=f"Same bits, {arithmetic}", value=f"L{level}", note=note))
     return made
 
 
-class _Run:
+def _emulated(compared: Iterable[Pair], level: int) -> str:
+    """A word of it where another architecture is known by an emulator alone, which is not its silicon."""
+    equal = [pair for pair in compared if pair.divergence is None and level in pair.levels]
+    environments = [(pair.one.environment, pair.other.environment) for pair in equal]
+    is_emulated = level == 5 and all("QEMU" in one.cpu_model + other.cpu_model for one, other in environments)
+    return ", emulated" if is_emulated else ""
+
+
+class Run:
     """Certificates of one run, by the place in which they were made."""
 
     def __init__(self, certificates: Sequence[Certificate]) -> None:
@@ -72,7 +82,7 @@ class _Run:
         self._places: dict[str, list[Certificate]] = {}
         for certificate, name in zip(certificates, _names(certificates), strict=True):
             self._places.setdefault(name, []).append(certificate)
-        self._places = {name: made[-_MOST_ALIKE:] for name, made in self._places.items()}
+        self._places = {name: _few(made) for name, made in self._places.items()}
         self.pairs = pairs([certificate for made in self._places.values() for certificate in made])
         config = self.first.config
         self.title = f"{self.first.arithmetic}, {config.optimizer} on {config.dataset}"
@@ -84,13 +94,14 @@ class _Run:
         self.title += f" ({' '.join(others)})" if others else ""
 
     def levels(self) -> list[dict[str, object]]:
+        """A row for each level."""
         rungs = ladder(self.pairs)
         claimed = verified_level(rungs)
         return [
             {
                 "run": self.title,
                 "level": f"L{rung.level}",
-                "same_bits_on": LEVELS[rung.level],
+                "same_bits_on": LEVELS[rung.level] + (_emulated(self.pairs, rung.level) if rung.num_equal else ""),
                 "verdict": "diverged" if rung.num_diverged else "verified" if rung.num_equal else "not tried",
                 "is_claimed": rung.level <= claimed,
                 "num_equal_pairs": rung.num_equal,
@@ -101,6 +112,7 @@ class _Run:
         ]
 
     def matrix(self, name: str) -> list[Section]:
+        """Every place against each other, if there are several."""
         if len(self._places) < 2:
             return []
         names = list(self._places)
@@ -139,6 +151,7 @@ class _Run:
         return next((pair.divergence.stage for pair in between if pair.divergence), "")
 
     def drifts(self, name: str) -> list[Section]:
+        """How far other places are from the first, where any is."""
         rows = [row for pair in self._from_first() for row in _drift_rows(self._name_of(pair.other), pair)]
         if not rows:
             return []
@@ -169,6 +182,15 @@ class _Run:
 
     def _name_of(self, certificate: Certificate) -> str:
         return next(name for name, made in self._places.items() if any(c is certificate for c in made))
+
+
+def _few(certificates: Sequence[Certificate]) -> list[Certificate]:
+    """The last ones of each content."""
+    by_content: dict[object, list[Certificate]] = {}
+    for certificate in certificates:
+        content = (certificate.before, certificate.steps, certificate.after)
+        by_content.setdefault(content, []).append(certificate)
+    return [certificate for made in by_content.values() for certificate in made[-_MOST_ALIKE:]]
 
 
 def _names(certificates: Sequence[Certificate]) -> list[str]:

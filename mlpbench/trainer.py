@@ -207,6 +207,7 @@ class Trainer:
             train_loss, train_accuracy, last_loss = self.epoch()
             trained = clock()
             test_loss, test_accuracy = self.evaluate()
+            self.engine.check(test_loss)
             epochs.append(
                 Epoch(
                     index=index,

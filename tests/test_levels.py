@@ -2,14 +2,14 @@
 
 import pytest
 
-from mlpbench.certificate import first_divergence
+from mlpbench.divergence import first_divergence
 from mlpbench.levels import LEVELS, axes, environment_differences, ladder, pairs, runs, verified_level
 from tests.strategies import certificate
 
 EVERYTHING = {
     1: {},
     2: {"num_threads": 1},
-    3: {"variables": (("MKL_CBWR", "COMPATIBLE"),)},
+    3: {"cpu_capability": "DEFAULT"},
     4: {"torch": "2.15.0"},
     5: {"architecture": "aarch64", "cpu_model": "Example ARM"},
     6: {"device": "cuda"},
@@ -42,9 +42,31 @@ def test_each_kind_of_difference_has_its_level(level, changes):
     assert axes(certificate(), certificate(**changes)) == expected
 
 
-@pytest.mark.parametrize("changes", [{"cpu_capability": "DEFAULT"}, {"variables": (("ONEDNN_MAX_CPU_ISA", "AVX2"),)}])
-def test_other_kernels_are_another_vector_level(changes):
-    assert axes(certificate(), certificate(**changes)) == (1, 3)
+OTHER_KERNELS = {"variables": (("MKL_CBWR", "COMPATIBLE"),)}
+
+
+@pytest.mark.parametrize("changes", [OTHER_KERNELS, {"engine": "portable_fused"}])
+def test_other_kernels_on_one_processor_are_no_other_vector_level(changes):
+    assert axes(certificate(), certificate(**changes)) == (1,)
+
+
+def test_a_difference_under_other_kernels_speaks_against_the_vector_level_and_not_the_machine():
+    rungs = rungs_of(certificate(), certificate(), certificate(**OTHER_KERNELS, parted="step 0 loss"))
+    assert [rung.num_diverged for rung in rungs[:4]] == [0, 0, 2, 0]
+    assert verified_level(rungs) == 1
+
+
+def test_threads_and_vectors_say_nothing_of_two_runs_on_gpus():
+    on_gpu = {"device": "cuda", "gpu_model": "Example GPU"}
+    other = certificate(**on_gpu, num_threads=1, cpu_capability="DEFAULT")
+    assert axes(certificate(**on_gpu), other) == (1,)
+
+
+def test_two_gpus_are_not_one_machine():
+    one, other = (certificate(device="cuda", gpu_model=name) for name in ("Example A", "Example B"))
+    assert axes(one, other) == ()
+    rungs = rungs_of(certificate(), certificate(), one, certificate(device="cuda", gpu_model="B", parted="step 0 loss"))
+    assert rungs[0].num_diverged == 0
 
 
 def test_another_machine_does_not_speak_for_this_one():

@@ -9,22 +9,14 @@ from hypothesis import strategies as st
 from mlpbench import known_answers, portable, portable_fused
 from mlpbench.portable_fused import FusedNetwork
 from mlpbench.records import InputError, RunConfig
+from tests.engines import needs_compiler
 
 ACTIVATIONS = tuple(portable.ACTIVATIONS)
 OPTIMIZERS = tuple(portable.OPTIMIZERS)
 DEFAULT = (784, 150, 150, 150, 10)
 
 
-def compiler_is_there() -> bool:
-    try:
-        portable_fused._compiler()
-    except InputError:
-        return False
-    return True
-
-
 pytestmark = pytest.mark.usefixtures("restore_threads")
-needs_compiler = pytest.mark.skipif(not compiler_is_there(), reason="needs a C++ compiler")
 
 
 def both(sizes, scale=1.0, **options):

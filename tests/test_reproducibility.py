@@ -5,12 +5,20 @@ from dataclasses import replace
 import pytest
 
 from mlpbench import certificate as files
+from mlpbench import reproducibility
 from mlpbench.cli.main import main
-from mlpbench.reproducibility import facts, sections
 from mlpbench.store import append
 from tests.strategies import certificate, example
 
 EAGER = {"engine": "eager"}
+
+
+def sections(certificates):
+    return reproducibility.sections(reproducibility.read(certificates))
+
+
+def facts(certificates):
+    return reproducibility.facts(reproducibility.read(certificates))
 
 
 def made():
@@ -99,7 +107,29 @@ def test_facts_say_how_far_each_arithmetic_was_verified():
 
 def test_many_certificates_of_one_place_are_compared_as_a_few():
     frame = sections([certificate(created_at=f"2026-01-{day:02}T00:00:00+00:00") for day in range(1, 29)])[0].frame
-    assert frame["num_equal_pairs"].max() == 3
+    assert frame["num_equal_pairs"].max() == 1
+
+
+def test_an_older_certificate_that_differs_is_not_forgotten():
+    made = [certificate(parted="step 1 loss")] + [
+        certificate(created_at=f"2026-01-{day:02}T00:00:00+00:00") for day in range(2, 9)
+    ]
+    assert facts(made)[0].value == "L0"
+
+
+def test_a_run_that_diverged_is_not_hidden_by_one_that_did_not():
+    equal = [certificate(), certificate(), certificate()]
+    assert facts(equal)[0].value == "L1"
+    assert facts([*equal, certificate(seed=1), certificate(seed=1, parted="step 0 loss")])[0].value == "L0"
+
+
+def test_what_an_emulator_shows_is_called_so():
+    x86 = [certificate(), certificate(), certificate(num_threads=1), certificate(cpu_capability="AVX512"),
+           certificate(torch="2.15.0")]  # fmt: skip
+    emulated = certificate(architecture="aarch64", cpu_model="QEMU Neoverse N1")
+    silicon = certificate(architecture="aarch64", cpu_model="Neoverse N1")
+    assert facts([*x86, emulated])[0].note.startswith("x86 and ARM, emulated; ")
+    assert facts([*x86, silicon])[0].note.startswith("x86 and ARM; ")
 
 
 def test_the_report_has_the_page_and_tells_damaged_certificates(tmp_path, monkeypatch, capsys):

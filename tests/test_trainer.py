@@ -13,10 +13,10 @@ from mlpbench.models import MODELS
 from mlpbench.optimizers import OPTIMIZERS
 from mlpbench.records import InputError, RunConfig
 from mlpbench.trainer import LOADERS, OPERATIONS, Trainer, check_names
+from tests.engines import every_engine
 
 CHOSEN_NUM_THREADS = torch.get_num_threads()  # by PyTorch: no test has run yet
 
-every_engine = pytest.mark.parametrize("engine", ENGINES)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 every_loader = pytest.mark.parametrize("loader", LOADERS)
 every_operation = pytest.mark.parametrize("operation", OPERATIONS)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlpbench import certificate
-from mlpbench.certificate import Certificate, Divergence
-from mlpbench.cli.options import RESULTS, Verbs, add_workload, positive, settings_of
+from mlpbench.certificate import NUM_STEPS, Certificate
+from mlpbench.cli.options import RESULTS, Verbs, add_workload, make_folder, positive, settings_of
+from mlpbench.divergence import Divergence, drift, first_divergence
 from mlpbench.levels import LEVELS, axes, environment_differences
 from mlpbench.records import InputError, RunConfig, override
 
@@ -16,8 +17,10 @@ def add_verbs(verbs: Verbs) -> None:
     """Name the verbs and their arguments."""
     certify = verbs.add_parser("certify", help="record what a run computes, for another machine to verify")
     certify.add_argument("out", nargs="?", type=Path, metavar="OUT.json", help="default: among this machine's results")
-    certify.add_argument("--engine", help="portable (the default) or eager")
-    certify.add_argument("--steps", type=positive, default=600, metavar="N", help="default: 600, an epoch")
+    certify.add_argument("--engine", help="portable (the default), portable_fused or eager")
+    certify.add_argument(
+        "--steps", type=positive, default=NUM_STEPS, metavar="N", help=f"default: {NUM_STEPS}, an epoch"
+    )
     certify.add_argument("--zoom", type=int, metavar="STEP", help="keep more values of this step")
     add_workload(certify)
     certify.set_defaults(run=_certify)
@@ -41,6 +44,7 @@ def _certify(parsed: argparse.Namespace) -> int:
 
     engine = [f"engine={parsed.engine}"] if parsed.engine else []
     config = override(RunConfig(engine="portable"), [*engine, *settings_of(parsed)])
+    make_folder(parsed.out.parent if parsed.out else parsed.results)
     made = certify(config, parsed.steps, parsed.zoom)
     path = parsed.out or certificate.place(parsed.results, made)
     certificate.write(path, made)
@@ -53,6 +57,7 @@ def _verify(parsed: argparse.Namespace) -> int:
     if parsed.other:
         own = certificate.read(parsed.other)
     else:
+        make_folder(parsed.results)
         own = _again(parsed, given)
         path = certificate.place(parsed.results, own)
         certificate.write(path, own)
@@ -62,14 +67,15 @@ def _verify(parsed: argparse.Namespace) -> int:
         print(f"differs: {name}: {theirs} there, {ours} here")
     if not differences:
         print("machine and stack are the same")
-    divergence = certificate.first_divergence(given, own)
-    steps = min(given.num_steps, own.num_steps)
+    divergence = first_divergence(given, own)
     if divergence is None:
-        levels = ", ".join(f"L{level} ({LEVELS[level]})" for level in axes(given, own))
-        print(f"verified: the same bits in {steps} steps, {given.arithmetic}; speaks for {levels}")
+        shorter, longer = sorted((given.num_steps, own.num_steps))
+        steps = f"{shorter} steps" if shorter == longer else f"the first {shorter} of {longer} steps"
+        levels = ", ".join(f"L{level} ({LEVELS[level]})" for level in axes(given, own)) or "no level"
+        print(f"verified: the same bits in {steps}, {given.arithmetic}; speaks for {levels}")
         return 0
     print(f"diverged at {divergence.stage}: {_size(divergence)}")
-    apart = certificate.drift(given, own)
+    apart = drift(given, own)
     if apart:
         print(f"parameters after step {apart[-1].step}: {apart[-1].relative_norm:.2g} apart (relative norm)")
     if given.num_steps == own.num_steps:
@@ -89,13 +95,15 @@ def _again(parsed: argparse.Namespace, given: Certificate) -> Certificate:
             raise
         print(f"mlpbench: {error}: verifying on the cpu", file=sys.stderr)
         device = "cpu"
-    config = replace(given.config, device=device, num_threads=parsed.threads or given.config.num_threads)
+    config = replace(given.config, device=device, num_threads=parsed.threads or given.num_threads)
     return certify(config, given.num_steps, given.zoom)
 
 
 def _size(divergence: Divergence) -> str:
     if not divergence.num_samples:
-        return "the digests differ, and neither keeps values of this step; `mlpbench certify --zoom STEP` does"
+        return (
+            "the digests differ, and the two keep no values of it in common; `mlpbench certify --zoom STEP` keeps them"
+        )
     if divergence.max_abs is None:
         return f"the digests differ, though none of the {divergence.num_samples} values that are kept does"
     return (

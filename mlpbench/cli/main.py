@@ -1,8 +1,8 @@
 """`mlpbench VERB`: the parser, and what every verb shares: exit codes and one line for bad input.
 
-Exit codes: 0 done; 1 a confirmed regression; 2 bad input (one line on standard error says what, where and what to do);
-3 inconclusive, where that was to fail; 4 nothing to compare, or a benchmark is missing; 70 a mistake of mlpbench; 130
-interrupted.
+Exit codes: 0 done; 1 a confirmed regression, bits that differ, or a machine that is not fit; 2 bad input (one line on
+standard error says what, where and what to do); 3 inconclusive, where that was to fail; 4 nothing to compare, or a
+benchmark is missing; 70 a mistake of mlpbench; 130 interrupted.
 """
 
 import argparse

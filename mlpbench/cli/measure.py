@@ -223,14 +223,16 @@ def _report(parsed: argparse.Namespace) -> int:
     console = display.console()
     make_folder(parsed.output)
     *made, protocol = sections.sections(results, parsed.target)
-    certificates, damaged = certificate.find([path for path in parsed.paths if path.is_dir()] or [RESULTS])
+    beside = [path if path.is_dir() else path.parent for path in parsed.paths]
+    certificates, damaged = certificate.find(beside or [RESULTS])
     for problem in damaged:
         print(f"mlpbench: {problem}", file=sys.stderr)
-    bits = reproducibility.sections(certificates.values())
+    compared = reproducibility.read(certificates.values())
+    bits = reproducibility.sections(compared)
     made = [*verdicts.of_plans(results), *made, *bits, *history.section(results), protocol]
     report.show(results, made, console)
     try:
-        more = reproducibility.facts(certificates.values())
+        more = reproducibility.facts(compared)
         written = report.write(results, made, parsed.output, parsed.target, more)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or parsed.output}: {error.strerror}") from None
