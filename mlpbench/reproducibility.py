@@ -19,9 +19,11 @@ _COMMANDS = ("pytest bench/ -k certificates", "mlpbench certify OUT.json", "mlpb
 _EQUAL, _DIVERGED = "#8fd0b5", "#f0b48a"
 _ON_COLOUR = "#101010"  # of text on these, in a light page and a dark one
 _MOST_ALIKE = 2  # certificates of one place and one content that are compared; more would say the same again
-# By what a place is named, where it differs: not by versions that no arithmetic depends on.
+# By what a place is named, where it differs: not by what no arithmetic depends on, or what `num_threads` says already.
 _IRRELEVANT = ("python", "torchvision", "numpy", "os", "mlpbench", "commit", "dirty", "memory_bytes", "num_cpus",
-               "gpu_memory_bytes", "cudnn", "cuda")  # fmt: skip
+               "gpu_memory_bytes", "cudnn", "cuda", "CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "KMP_AFFINITY",
+               "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS",
+               "PYTHONHASHSEED", "PYTORCH_CUDA_ALLOC_CONF")  # fmt: skip
 _IF_NEEDED = ("cpu_model", "ATEN_CPU_CAPABILITY")  # only where places could not be told apart without it
 
 
@@ -272,7 +274,8 @@ def _word(difference: str | None) -> str:
 def _curves(frame: pd.DataFrame) -> Figure:
     shown = frame[frame["relative_norm"] > 0].assign(after=lambda part: part["step"] + 1)
     shown["place"] = [textwrap.fill(place, 42) for place in shown["place"]]  # a phone's width
-    with plot.canvas(3.2 + 0.16 * frame["place"].nunique()) as (figure, (axes,)):
+    num_lines = sum(place.count("\n") + 1 for place in shown["place"].unique())
+    with plot.canvas(2.9 + 0.2 * num_lines) as (figure, (axes,)):
         sns.lineplot(shown, x="after", y="relative_norm", hue="place", marker="o", ax=axes)
         axes.set(xscale="log", yscale="log", xlabel="steps of training", ylabel="relative difference (norm)")
         axes.xaxis.set_major_formatter("{x:g}")

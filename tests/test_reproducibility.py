@@ -83,6 +83,7 @@ def test_accuracies_of_runs_of_different_length_are_not_compared():
     ("changes", "names"),
     [
         ({"architecture": "aarch64", "cpu_model": "Example ARM"}, ["x86_64", "aarch64"]),
+        ({"variables": (("PYTHONHASHSEED", "1"),), "num_threads": 1}, ["2 threads", "1 thread"]),
         ({"cpu_model": "Other CPU"}, ["example-cpu-2cpu", "other-cpu-2cpu"]),
     ],
 )
