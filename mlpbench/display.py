@@ -55,6 +55,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
     (("samples_per_s",), lambda value: f"{value:,.0f}"),
     (("_gflops", "_gb_per_s"), lambda value: f"{value:,.1f}"),
     (("_s", "seconds_to_target"), seconds),
+    (("_norm",), lambda value: f"{value:.2g}"),
     (("_ratio",), lambda value: "∞" if math.isinf(value) else f"{_significant(value)}×"),
     (("_accuracy", "_loss"), lambda value: f"{value:.4f}"),
     (("_share", "coverage"), lambda value: f"{100 * value:.3g} %"),
