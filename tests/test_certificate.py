@@ -16,7 +16,7 @@ from mlpbench.certify import certify
 from mlpbench.cli.main import main
 from mlpbench.divergence import drift, first_divergence
 from mlpbench.records import InputError, RunConfig
-from tests.engines import every_engine
+from tests.engines import every_engine, needs_compiler
 
 NUM_STEPS = 6
 NAMES = [f"linear{layer}.{kind}" for layer in range(3) for kind in ("weight", "bias")]
@@ -471,6 +471,18 @@ def test_certify_and_verify_by_the_command_line(tmp_path, small, capsys):
     assert main(["verify", str(path), str(own)]) == 0
     assert main(["certify", "--steps", "2", "--results", str(results), *workload]) == 0
     assert len(list(results.rglob("certificates/*.json"))) == 2
+
+
+@needs_compiler
+def test_another_engine_of_the_same_arithmetic_verifies(tmp_path, made, capsys):
+    path = tmp_path / "c.json"
+    certificate.write(path, made)
+    assert main(["verify", str(path), "--engine", "portable_fused", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "differs: engine: portable there, portable_fused here" in out
+    assert "speaks for L1 (this machine)" in out
+    assert main(["verify", str(path), "--engine", "eager", "--results", str(tmp_path)]) == 2
+    assert "not of the same run: engine" in capsys.readouterr().err
 
 
 def test_verify_names_the_first_stage_that_differs(tmp_path, config, made, capsys):

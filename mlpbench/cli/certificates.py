@@ -32,6 +32,7 @@ def add_verbs(verbs: Verbs) -> None:
     verify.add_argument(
         "other", nargs="?", type=Path, metavar="OTHER.json", help="compare with this one, and run nothing"
     )
+    verify.add_argument("--engine", help="another of the same arithmetic (default: the certificate's)")
     verify.add_argument("--device", help="cpu, cuda or auto (default: the certificate's, if it is here)")
     verify.add_argument("--threads", type=positive, metavar="N", help="number of threads (default: the certificate's)")
     verify.add_argument("--data", metavar="DIR", help="where data sets are kept (else $MLPBENCH_DATA)")
@@ -95,7 +96,8 @@ def _again(parsed: argparse.Namespace, given: Certificate) -> Certificate:
             raise
         print(f"mlpbench: {error}: verifying on the cpu", file=sys.stderr)
         device = "cpu"
-    config = replace(given.config, device=device, num_threads=parsed.threads or given.num_threads)
+    engine = parsed.engine or given.config.engine
+    config = replace(given.config, engine=engine, device=device, num_threads=parsed.threads or given.num_threads)
     return certify(config, given.num_steps, given.zoom)
 
 
