@@ -124,7 +124,7 @@ class Certificate:
 
 
 def _check_values(stage: str, digest: str, samples: str, num_samples: int) -> None:
-    if len(digest) != ENTRY_HEX or len(samples) != 16 * num_samples:
+    if len(digest) != ENTRY_HEX or len(samples) != 16 * num_samples or len(unpack(samples)) != num_samples:
         raise InputError(f"{stage!r:.40} has not the digest and the values that it should have")
 
 
@@ -185,50 +185,50 @@ def read(path: Path) -> Certificate:
     Raises:
         InputError: if the file cannot be read, is no certificate, or was changed since it was made.
     """
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or "mlpbench_certificate" not in content:
-            raise InputError(f"{path} is not a certificate; `mlpbench certify` makes one")
-        version, seal = content.pop("mlpbench_certificate"), content.pop("sha256", None)
-        is_whole = seal == _seal(content)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except InputError:
-        raise
-    except (ValueError, RecursionError):  # ValueError also for a number of too many digits, or not UTF-8
-        raise InputError(f"{path} is not a certificate: not JSON; `mlpbench certify` makes one") from None
+    version, content, is_whole = _unsealed(path)
     if version != FORMAT:
         raise InputError(f"{path} is a certificate of format {version!r:.20}; this mlpbench reads {FORMAT}")
-    if not all(text.isprintable() for text in _texts(content)):
-        raise InputError(f"{path} is not a certificate: it has characters that cannot be printed")
     if not is_whole:
         raise InputError(f"{path} is damaged: its content is not what was sealed; have it made or sent again")
     try:
         made: Certificate = typed(Certificate, content, "certificate")
-        for samples in (*_entries_samples(made), *(s for d in made.details for s in d.samples)):
-            unpack(samples)
-    except (DamageError, InputError) as error:
+    except DamageError as error:
         raise InputError(f"{path} is not a whole certificate: {error}") from None
     return made
+
+
+def _unsealed(path: Path) -> tuple[Any, dict[str, Any], bool]:
+    """The version and the content of a file that claims to be a certificate, and whether its seal is whole."""
+    try:
+        content = json.loads(path.read_bytes())
+        is_printable = all(text.isprintable() for text in _texts(content))
+        seal = content.pop("sha256", None) if isinstance(content, dict) else None
+        version = content.pop("mlpbench_certificate", None) if isinstance(content, dict) else None
+        is_whole = seal == _seal(content)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):  # ValueError also for a number of too many digits, or not UTF-8
+        raise InputError(f"{path} is not a certificate: not JSON; `mlpbench certify` makes one") from None
+    if version is None:
+        raise InputError(f"{path} is not a certificate; `mlpbench certify` makes one")
+    if not is_printable:
+        raise InputError(f"{path} is not a certificate: it has characters that cannot be printed")
+    return version, content, is_whole
 
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for item in value.items() if isinstance(value, dict) else value:
-            yield from _texts(list(item) if isinstance(item, tuple) else item)
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
-def _entries_samples(certificate: Certificate) -> Iterator[str]:
-    return (entry.samples for entry in (*certificate.before, *certificate.after))
-
-
-def _text(content: dict[str, Any]) -> str:
+def _text(content: Any) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
-def _seal(content: dict[str, Any]) -> str:
+def _seal(content: Any) -> str:
     return hashlib.sha256(_text(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -50,7 +50,6 @@ def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = No
         raise InputError(f"{config} cannot be built here: {str(error).splitlines()[0]}") from None
     trainer.use_threads()
     before = list(_before(trainer, num_steps))
-    stages: tuple[Stage, ...] = ()
     steps, details = [], []
     for step in range(num_steps):
         made = trainer.trace_step()
@@ -67,7 +66,7 @@ def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = No
                     samples=tuple(_samples(t, NUM_ZOOMED if step == zoom else NUM_SAMPLES) for t in made.values()),
                 )
             )
-        stages = tuple(Stage(name=n, dtype=_dtype(t), num_values=t.numel()) for n, t in made.items())
+    stages = tuple(Stage(name=name, dtype=_dtype(tensor), num_values=tensor.numel()) for name, tensor in made.items())
     logits = trainer.logits()
     for made_last in (logits, *trainer.model.parameters()):
         trainer.engine.check(made_last.detach().abs().amax().item())

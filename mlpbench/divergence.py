@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -35,22 +35,27 @@ def first_divergence(one: Certificate, other: Certificate) -> Divergence | None:
     Raises:
         InputError: if they are not of the same run.
     """
-    _same_run(one, other)
-    for stage, ours, theirs in _once(one.before, other.before):
+    check_same_run(one, other)
+    details = [{detail.step: detail for detail in certificate.details} for certificate in (one, other)]
+    for ours, theirs in _once(one.before, other.before):
         if ours.digest != theirs.digest:
-            return _divergence(stage, ours.dtype, [ours.samples], [theirs.samples])
-    for step, (ours_line, theirs_line) in enumerate(zip(one.steps, other.steps, strict=False)):
-        details = [next((d for d in c.details if d.step == step), None) for c in (one, other)]
-        if ours_line == theirs_line and (None in details or _digests(details[0]) == _digests(details[1])):
-            continue
-        return _in_step(one, step, ours_line, theirs_line, details)
-    for stage, ours, theirs in _once(one.after, other.after):
+            return _divergence(ours.stage, ours.dtype, ours.samples, theirs.samples)
+    for step, lines in enumerate(zip(one.steps, other.steps, strict=False)):
+        found = _in_step(one, step, lines, [of.get(step) for of in details])
+        if found:
+            return found
+    for ours, theirs in _once(one.after, other.after):
         if one.num_steps == other.num_steps and ours.digest != theirs.digest:
-            return _divergence(stage, ours.dtype, [ours.samples], [theirs.samples])
+            return _divergence(ours.stage, ours.dtype, ours.samples, theirs.samples)
     return None
 
 
-def _same_run(one: Certificate, other: Certificate) -> None:
+def check_same_run(one: Certificate, other: Certificate) -> None:
+    """See that two certificates can be compared.
+
+    Raises:
+        InputError: if they are not of the same run.
+    """
     for f in fields(RunConfig):
         ours, theirs = getattr(one.config, f.name), getattr(other.config, f.name)
         is_how = f.name in _HOW or (f.name == "engine" and one.arithmetic == other.arithmetic != "PyTorch")
@@ -74,35 +79,32 @@ def _shapes(certificate: Certificate) -> list[tuple[str, str, int]]:
     ]
 
 
-def _once(ours: Iterable[Entry], theirs: Iterable[Entry]) -> Iterator[tuple[str, Entry, Entry]]:
+def _once(ours: Iterable[Entry], theirs: Iterable[Entry]) -> Iterator[tuple[Entry, Entry]]:
     """Entries of one name; a longer run has the orders of more epochs."""
     by_stage = {entry.stage: entry for entry in theirs}
-    return ((entry.stage, entry, by_stage[entry.stage]) for entry in ours if entry.stage in by_stage)
+    return ((entry, by_stage[entry.stage]) for entry in ours if entry.stage in by_stage)
 
 
-def _digests(detail: Detail | None) -> tuple[str, ...]:
-    return detail.digests if detail else ()
-
-
-def _in_step(one: Certificate, step: int, ours: str, theirs: str, details: list[Detail | None]) -> Divergence:
-    our_digests, their_digests = (line.split(" ")[2] for line in (ours, theirs))
+def _in_step(one: Certificate, step: int, lines: Sequence[str], details: Sequence[Detail | None]) -> Divergence | None:
+    """The first stage of a step that differs, by its line and, where both have them, its details."""
+    ours, theirs = details
+    if lines[0] == lines[1] and not (ours and theirs and ours.digests != theirs.digests):
+        return None
+    digests = [line.split(" ")[2] for line in lines]
     for index, stage in enumerate(one.stages):
         digits = slice(STAGE_HEX * index, STAGE_HEX * (index + 1))
-        first, second = details
-        if our_digests[digits] != their_digests[digits] or (
-            first and second and first.digests[index] != second.digests[index]
-        ):
-            samples = [[detail.samples[index]] if detail else [] for detail in details]
+        differs = digests[0][digits] != digests[1][digits]
+        if differs or (ours and theirs and ours.digests[index] != theirs.digests[index]):
+            samples = [detail.samples[index] if detail else "" for detail in details]
             return _divergence(f"step {step} {stage.name}", stage.dtype, *samples)
-    return _divergence(f"step {step}", "float64", [], [])
+    return _divergence(f"step {step}", "float64", "", "")
 
 
-def _divergence(stage: str, dtype: str, ours: list[str], theirs: list[str]) -> Divergence:
+def _divergence(stage: str, dtype: str, ours: str, theirs: str) -> Divergence:
+    """The sizes of a difference, by the samples of both sides; there may be none."""
     nothing = {"max_abs": None, "relative_norm": None, "ulps": None}
-    if not ours or not theirs:
-        return Divergence(stage=stage, num_samples=0, num_different=0, **nothing)
-    a, b = unpack(ours[0]), unpack(theirs[0])
-    if len(a) != len(b):  # one zoomed in on the step, the other did not
+    a, b = unpack(ours), unpack(theirs)
+    if len(a) != len(b):  # one has no details of the step, or zoomed in on it
         return Divergence(stage=stage, num_samples=0, num_different=0, **nothing)
     different = a.view(np.int64) != b.view(np.int64)
     if not different.any():
@@ -146,7 +148,7 @@ def drift(one: Certificate, other: Certificate) -> list[Drift]:
     Raises:
         InputError: if they are not of the same run.
     """
-    _same_run(one, other)
+    check_same_run(one, other)
     theirs = {detail.step: detail for detail in other.details}
     updates = [index for index, stage in enumerate(one.stages) if stage.name.startswith("update ")]
     made: list[Drift] = []

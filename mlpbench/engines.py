@@ -159,11 +159,12 @@ class Portable(Engine):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        self._network = self._make_network([p.detach() for p in model.parameters()])
+        parameters = [p.detach() for p in model.parameters()]
+        self._network = self._make_network(parameters)
+        known_answers.check(parameters[0].device)
         self.bits = self._network.bits
 
     def _make_network(self, parameters: list[Tensor]) -> portable.Network | portable_fused.FusedNetwork:
-        known_answers.check(parameters[0].device)
         return portable.Network(parameters, self._config)
 
     @classmethod
@@ -233,7 +234,6 @@ class PortableFused(Portable):
     """
 
     def _make_network(self, parameters: list[Tensor]) -> portable.Network | portable_fused.FusedNetwork:
-        known_answers.check(parameters[0].device)
         network = portable_fused.FusedNetwork(parameters, self._config)
         portable_fused.check_machine()
         return network

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from itertools import combinations
 
 from mlpbench.certificate import Certificate
-from mlpbench.divergence import Divergence, first_divergence
+from mlpbench.divergence import Divergence, check_same_run, first_divergence
 from mlpbench.records import Environment, InputError, format_value
 
 LEVELS = {
@@ -23,7 +23,7 @@ _KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDN
 
 def environment_differences(one: Certificate, other: Certificate) -> dict[str, tuple[str, str]]:
     """What differs between the machines and stacks of two certificates, by field; variables by their own names."""
-    ours, theirs = _surroundings(one), _surroundings(other)
+    ours, theirs = surroundings(one), surroundings(other)
     return {
         name: (ours.get(name, "-"), theirs.get(name, "-"))
         for name in dict.fromkeys((*ours, *theirs))
@@ -31,7 +31,8 @@ def environment_differences(one: Certificate, other: Certificate) -> dict[str, t
     }
 
 
-def _surroundings(certificate: Certificate) -> dict[str, str]:
+def surroundings(certificate: Certificate) -> dict[str, str]:
+    """How a certificate was computed and on what, by field, `none` for what is not there; variables by their names."""
     environment = certificate.environment
     found = {
         f.name: format_value(getattr(environment, f.name))
@@ -110,7 +111,7 @@ def runs(certificates: Iterable[Certificate]) -> list[list[Certificate]]:
 
 def _is_same_run(one: Certificate, other: Certificate) -> bool:
     try:
-        first_divergence(one, other)
+        check_same_run(one, other)
     except InputError:
         return False
     return True

@@ -1,5 +1,6 @@
 """The report's page on reproducibility: how far the same bits reach, by the certificates that are there."""
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from mlpbench import plot
 from mlpbench.certificate import Certificate
 from mlpbench.divergence import drift
-from mlpbench.levels import LEVELS, Pair, environment_differences, ladder, pairs, runs, verified_level
+from mlpbench.levels import LEVELS, Pair, environment_differences, ladder, pairs, runs, surroundings, verified_level
 from mlpbench.records import RunConfig, format_value
 from mlpbench.sections import Fact, Section
 
@@ -81,11 +82,13 @@ class Run:
 
     def __init__(self, certificates: Sequence[Certificate]) -> None:
         self.first = certificates[0]
-        self._places: dict[str, list[Certificate]] = {}
+        places: dict[str, list[Certificate]] = {}
         for certificate, name in zip(certificates, _names(certificates), strict=True):
-            self._places.setdefault(name, []).append(certificate)
-        self._places = {name: _few(made) for name, made in self._places.items()}
-        self.pairs = pairs([certificate for made in self._places.values() for certificate in made])
+            places.setdefault(name, []).append(certificate)
+        kept = {name: _few(made) for name, made in places.items()}
+        self._names = list(kept)
+        self._name_of = {id(certificate): name for name, made in kept.items() for certificate in made}
+        self.pairs = pairs([certificate for made in kept.values() for certificate in made])
         config = self.first.config
         self.title = f"{self.first.arithmetic}, {config.optimizer} on {config.dataset}"
         others = [
@@ -115,10 +118,14 @@ class Run:
 
     def matrix(self, name: str) -> list[Section]:
         """Every place against each other, if there are several."""
-        if len(self._places) < 2:
+        names = self._names
+        if len(names) < 2:
             return []
-        names = list(self._places)
-        cells = {(a, b): self._between(a, b) for a in names for b in names}
+        cells = dict.fromkeys(itertools.product(names, names))
+        for pair in self.pairs:
+            one, other = self._places_of(pair)
+            found = cells[one, other] or (pair.divergence.stage if pair.divergence else "")
+            cells[one, other] = cells[other, one] = found
         words = {None: "", "": "="}
         rows = [
             {"number": row + 1, "place": a}
@@ -139,22 +146,12 @@ class Run:
             )
         ]
 
-    def _between(self, one: str, other: str) -> str | None:
-        """The first difference between two places, empty if there is none; None: not compared."""
-        ids = [{id(c) for c in self._places[name]} for name in (one, other)]
-        between = [
-            pair
-            for pair in self.pairs
-            if (id(pair.one) in ids[0] and id(pair.other) in ids[1])
-            or (id(pair.one) in ids[1] and id(pair.other) in ids[0])
-        ]
-        if not between:
-            return None
-        return next((pair.divergence.stage for pair in between if pair.divergence), "")
+    def _places_of(self, pair: Pair) -> tuple[str, str]:
+        return self._name_of[id(pair.one)], self._name_of[id(pair.other)]
 
     def drifts(self, name: str) -> list[Section]:
         """How far other places are from the first, where any is."""
-        rows = [row for pair in self._from_first() for row in _drift_rows(self._name_of(pair.other), pair)]
+        rows = [row for place, pair in self._from_first().items() for row in _drift_rows(place, pair)]
         if not rows:
             return []
         frame = pd.DataFrame(rows)
@@ -164,7 +161,7 @@ class Run:
             Section(
                 name=name,
                 title=f"How far places drift apart: {self.title}",
-                text=f"Parameters against those of the first place ({self._name_of(self.first)}), at the steps of "
+                text=f"Parameters against those of the first place ({self._names[0]}), at the steps of "
                 "which certificates keep values: the norm of the difference over the norm. The table has the last "
                 "step, and the accuracy on the test half in both places where the runs are as long.",
                 frame=ends.reset_index(drop=True),
@@ -174,16 +171,13 @@ class Run:
             )
         ]
 
-    def _from_first(self) -> list[Pair]:
-        """The first place against one certificate of each other that diverged."""
+    def _from_first(self) -> dict[str, Pair]:
+        """The first certificate against one of each other place that diverged."""
         found: dict[str, Pair] = {}
         for pair in self.pairs:
             if pair.one is self.first and pair.divergence is not None:
-                found.setdefault(self._name_of(pair.other), pair)
-        return list(found.values())
-
-    def _name_of(self, certificate: Certificate) -> str:
-        return next(name for name, made in self._places.items() if any(c is certificate for c in made))
+                found.setdefault(self._places_of(pair)[1], pair)
+        return found
 
 
 def _few(certificates: Sequence[Certificate]) -> list[Certificate]:
@@ -211,21 +205,18 @@ def _names(certificates: Sequence[Certificate]) -> list[str]:
 
 
 def _name(certificate: Certificate, shown: Sequence[str]) -> str:
-    config = certificate.config
-    values: dict[str, object] = {"engine": config.engine, "device": config.device}
-    values |= {"num_threads": certificate.num_threads, **dict(certificate.environment.variables)}
-    found = {name: values.get(name, getattr(certificate.environment, name, None)) for name in shown}
-    parts = [_spoken(name, value) for name, value in found.items() if value is not None]
+    found = surroundings(certificate)
+    parts = [_spoken(name, found[name]) for name in shown if found.get(name, "none") != "none"]
     return ", ".join(parts) or certificate.environment.machine
 
 
-def _spoken(name: str, value: object) -> str:
+def _spoken(name: str, value: str) -> str:
     if name == "num_threads":
-        return "1 thread" if value == 1 else f"{value} threads"
+        return "1 thread" if value == "1" else f"{value} threads"
     if name == "torch":
-        return f"torch {str(value).partition('+')[0]}"
+        return f"torch {value.partition('+')[0]}"
     speaks_for_itself = name in ("engine", "device", "cpu_capability", "cpu_model", "architecture")
-    return str(value) if speaks_for_itself else f"{name} {value}"
+    return value if speaks_for_itself else f"{name} {value}"
 
 
 def _drift_rows(place: str, pair: Pair) -> list[dict[str, object]]:

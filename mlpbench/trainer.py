@@ -180,7 +180,7 @@ class Trainer:
 
     def order(self, epoch: int) -> Tensor:
         """The permutation (N,) in which an epoch visits the samples."""
-        return ENGINES[self.config.engine].batch_order(self.config.seed, epoch, len(self._train_y))
+        return self.engine.batch_order(self.config.seed, epoch, len(self._train_y))
 
     # --- training
 

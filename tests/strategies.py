@@ -421,3 +421,13 @@ def histories(draw) -> list[Record]:
             if isinstance(item, Measurement):
                 history += [replace(b, measurement=item.id) for b in draw(st.lists(timed_blocks, max_size=2))]
     return list({encode(record): record for record in history}.values())
+
+
+def any_place(content, data) -> tuple[dict | list, str | int]:
+    """Somewhere in a JSON document: what holds it, and its key or index there."""
+    place = content
+    while True:
+        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+        if not (isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans())):
+            return place, key
+        place = place[key]

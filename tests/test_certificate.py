@@ -16,6 +16,7 @@ from mlpbench.certify import certify
 from mlpbench.cli.main import main
 from mlpbench.divergence import drift, first_divergence
 from mlpbench.records import InputError, RunConfig
+from tests import strategies
 from tests.engines import every_engine, needs_compiler
 
 NUM_STEPS = 6
@@ -159,12 +160,7 @@ def test_a_flipped_bit_of_the_file_is_found(made, tmp_path, choice):
 @given(choice=st.data())
 def test_a_sealed_file_of_any_content_is_read_or_refused(made, tmp_path, choice):
     content = json.loads(json.dumps(certificate.plain(made)))
-    place = content
-    while True:
-        key = choice.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
-        if not (isinstance(place[key], dict | list) and place[key] and choice.draw(st.booleans())):
-            break
-        place = place[key]
+    place, key = strategies.any_place(content, choice)
     place[key] = choice.draw(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just([]) | st.just({})
     )

@@ -301,12 +301,7 @@ _json = st.recursive(
 @given(data=st.data())
 def test_any_value_in_any_place_is_read_or_refused(folder, data):
     content = document(entry("a"), entry("b"))
-    place = content
-    while True:
-        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
-        if not (isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans())):
-            break
-        place = place[key]
+    place, key = strategies.any_place(content, data)
     place[key] = data.draw(_json)
     (path,) = written(folder, content)
     found, line = loaded_or_line(path)
