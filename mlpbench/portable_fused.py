@@ -1,40 +1,27 @@
 """The arithmetic `portable/1` in C++, for the CPU: the bits of mlpbench.portable in a fraction of its time.
 
-`portable_fused.cpp` is compiled for this machine at first use, by whatever C++ compiler is there. It is called through
-ctypes, so that it needs the headers of neither PyTorch nor Python, and is built in seconds.
+`portable_fused.cpp` is compiled at first use: see native.py.
 
 Shapes: B batch, D inputs, C classes.
 """
 
-import contextlib
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mlpbench import portable
+from mlpbench import native, portable
+from mlpbench.native import INT, POINTER, REAL, fields
 from mlpbench.records import InputError, RunConfig, choose
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
-_COMPILERS = ("c++", "g++", "clang++")
-# Nothing here may change a bit: the last two only say that nobody reads errno or the floating-point flags.
-_FLAGS = (
-    "-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-fast-math", "-fno-unsafe-math-optimizations",
-    "-fno-math-errno", "-fno-trapping-math",
-)  # fmt: skip
-_NATIVE = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler takes
-_INSTEAD = "engine=portable computes the same bits without it"
+LIBRARY = native.Library(
+    engine="portable_fused",
+    source=Path(__file__).with_suffix(".cpp"),
+    instead="engine=portable computes the same bits without it",
+)
 
 # In the order of the enumerations in the source.
 _ACTIVATIONS = {"relu": 0, "leaky_relu": 1, "elu": 2, "tanh": 3, "sigmoid": 4}
@@ -43,38 +30,32 @@ _OPTIMIZERS = {"sgd": 0, "momentum": 1, "nesterov": 2, "adam": 3, "adamw": 4}
 
 # --- the structures of the source -------------------------------------------------------------------------------------
 
-_INT, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-
-
-def _fields(kind: type, *names: str) -> list[tuple[str, type]]:
-    return [(name, kind) for name in names]
-
 
 class _Matrix(ctypes.Structure):
-    _fields_ = (("at", _POINTER), ("stride", _INT))
+    _fields_ = (("at", POINTER), ("stride", INT))
 
 
 class _Parameter(ctypes.Structure):
-    _fields_ = (*_fields(_INT, "rows", "columns"), *_fields(_POINTER, "at", "m", "v"), ("gradient", _Matrix))
+    _fields_ = (*fields(INT, "rows", "columns"), *fields(POINTER, "at", "m", "v"), ("gradient", _Matrix))
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *_fields(_INT, "num_in", "num_out", "activation"),
-        *_fields(_Parameter, "weight", "bias"),
-        ("columns", _POINTER),
-        *_fields(_Matrix, "rows", "input", "z", "a", "upper", "g"),
-        *_fields(_INT, "weight_most", "a_most", "upper_most"),
+        *fields(INT, "num_in", "num_out", "activation"),
+        *fields(_Parameter, "weight", "bias"),
+        ("columns", POINTER),
+        *fields(_Matrix, "rows", "input", "z", "a", "upper", "g"),
+        *fields(INT, "weight_most", "a_most", "upper_most"),
     )
 
 
 class _Network(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.POINTER(_Layer)),
-        *_fields(_INT, "num_layers", "num_parameters", "bits", "num_threads", "num_samples", "x_most"),
-        ("losses", _POINTER),
-        *_fields(_REAL, "class_grid", "lr", "momentum", "decay", "power1", "power2"),
-        ("optimizer", _INT),
+        *fields(INT, "num_layers", "num_parameters", "bits", "num_threads", "num_samples", "x_most"),
+        ("losses", POINTER),
+        *fields(REAL, "class_grid", "lr", "momentum", "decay", "power1", "power2"),
+        ("optimizer", INT),
     )
 
 
@@ -83,94 +64,20 @@ class _Network(ctypes.Structure):
 
 @functools.cache
 def load() -> ctypes.PyDLL:
-    """The compiled functions; built first, where that was not done before.
+    """The compiled functions.
 
     Raises:
-        InputError: if there is no compiler, if it fails, or if what it made cannot be kept or loaded.
+        InputError: as `native.Library.load` does.
     """
-    path = _library_path()
-    if not path.exists():
-        _build(path)
-    try:
-        library = ctypes.PyDLL(str(path))  # keeps the interpreter's lock: no two calls at once
-    except OSError as error:
-        raise InputError(f"engine portable_fused was built, but cannot be loaded: {error}; {_INSTEAD}") from None
+    library = LIBRARY.load()
     network = ctypes.POINTER(_Network)
-    library.fused_start.argtypes = [_POINTER] * 6
-    library.fused_forward.argtypes = [network, _POINTER, _POINTER, _INT, _POINTER, _POINTER]
-    library.fused_forward.restype = _INT
+    library.fused_start.argtypes = [POINTER] * 6
+    library.fused_forward.argtypes = [network, POINTER, POINTER, INT, POINTER, POINTER]
+    library.fused_forward.restype = INT
     library.fused_backward.argtypes = library.fused_update.argtypes = [network]
     tables = portable.tables()
-    library.fused_start(*_threads(), *(tables[name].ctypes.data for name in ("exp", "tanh", "log")))
+    library.fused_start(*native.threads(), *(tables[name].ctypes.data for name in ("exp", "tanh", "log")))
     return library
-
-
-def _library_path() -> Path:
-    """Where the library belongs: a name for every source, way of compiling, PyTorch and processor."""
-    key = hashlib.sha256(_SOURCE.read_bytes())
-    key.update(repr((_FLAGS, _NATIVE, torch.__version__, _processor())).encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "mlpbench" / f"portable_fused-{key.hexdigest()[:16]}.so"
-
-
-def _processor() -> tuple[str, ...]:
-    """What decides which instructions there are; a model's name alone does not, on a virtual machine."""
-    described = [platform.system(), platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError):
-        first, _, _ = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")
-        kept = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU implementer", "CPU part")
-        described += [line for line in first.splitlines() if line.partition(":")[0].strip() in kept]
-    return tuple(described)
-
-
-def _compiler() -> list[str]:
-    """The command of the C++ compiler: `$CXX`, or the first that is there.
-
-    Raises:
-        InputError: if there is none.
-    """
-    chosen = shlex.split(os.environ.get("CXX", ""))
-    for command in [chosen] if chosen else [[name] for name in _COMPILERS]:
-        if shutil.which(command[0]):
-            return command
-    raise InputError(
-        f"engine portable_fused needs a C++ compiler, and there is no {' or '.join(chosen[:1] or _COMPILERS)}; "
-        f"install g++ or clang, or set CXX to one ({_INSTEAD})"
-    )
-
-
-def _build(path: Path) -> None:
-    """Compile under another name and rename, so that processes which do it at once leave one whole library.
-
-    Raises:
-        InputError: if there is no compiler, if it fails, or if the folder cannot be written.
-    """
-    compiler = _compiler()
-    print("building mlpbench's portable_fused for this machine: once, about 5 s", file=sys.stderr, flush=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / "library.so"
-            for native in _NATIVE:
-                command = [*compiler, *_FLAGS, *native, str(_SOURCE), "-o", str(made)]
-                done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
-                if done.returncode == 0:
-                    made.replace(path)
-                    return
-    except OSError as error:
-        raise InputError(f"engine portable_fused cannot be built: {error}; {_INSTEAD}") from None
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    errors = [line for line in said if "error" in line] or said or [f"exit code {done.returncode}"]
-    raise InputError(f"engine portable_fused: {compiler[0]} cannot build it: {errors[0]} ({_INSTEAD})")
-
-
-def _threads() -> list[int | None]:
-    """Addresses in the OpenMP library that PyTorch itself runs on; where it has another, none: then on one thread."""
-    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-    with contextlib.suppress(OSError, AttributeError):
-        pytorch = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return [ctypes.cast(getattr(pytorch, name), _POINTER).value for name in names]
-    return [None] * len(names)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -188,7 +95,7 @@ class FusedNetwork:
     def __init__(self, parameters: list[Tensor], config: RunConfig) -> None:
         activations = [choose(_ACTIVATIONS, name, "portable activation") for name in config.activations]
         optimizer = choose(_OPTIMIZERS, config.optimizer, "portable optimizer")
-        self._sizes = _sizes(parameters, len(activations) + 1)
+        self._sizes = LIBRARY.sizes(parameters, len(activations) + 1)
         self._parameters = parameters  # the library writes to their memory
         self._library = load()
         self.bits = portable.product_bits(config, self._sizes[0], self._sizes[-1])
@@ -232,7 +139,7 @@ class FusedNetwork:
         Raises:
             InputError: for other inputs or labels.
         """
-        _require(y, "labels", torch.int64, x.shape[:1])
+        LIBRARY.require(y, "labels", torch.int64, x.shape[:1])
         logits, loss = self._forward(x, y)
         return loss, logits
 
@@ -286,7 +193,7 @@ class FusedNetwork:
         return [g[:, : p.shape[-1]].reshape(p.shape).clone() for g, p in zip(every, self._parameters, strict=True)]
 
     def _forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        _require(x, "inputs", torch.float32, (None, self._sizes[0]))
+        LIBRARY.require(x, "inputs", torch.float32, (None, self._sizes[0]))
         self._reserve(len(x))
         self._network.num_threads = torch.get_num_threads()
         logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float64, device="cpu")
@@ -337,38 +244,6 @@ def _round_up(n: int) -> int:
     return -(-n // 8) * 8
 
 
-def _require(tensor: Tensor, what: str, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
-    """Refuse memory that is not laid out as the library reads it. `None` in a shape is any size above 0.
-
-    Raises:
-        InputError: for another type, shape, device or layout.
-    """
-    fits = len(tensor.shape) == len(shape) and all(
-        have > 0 and want in (have, None) for have, want in zip(tensor.shape, shape, strict=True)
-    )
-    right = fits and tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.layout == torch.strided
-    if right and tensor.is_contiguous():
-        return
-    wanted = ", ".join("B" if size is None else str(size) for size in shape)
-    found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}{', not contiguous' if right else ''}"
-    raise InputError(f"engine portable_fused: {what} must be a contiguous {dtype} ({wanted}) on cpu, not {found}")
-
-
-def _sizes(parameters: list[Tensor], num_layers: int) -> list[int]:
-    """From the inputs to the outputs, as the shapes of the parameters have them.
-
-    Raises:
-        InputError: if they are not those of such a perceptron.
-    """
-    if len(parameters) != 2 * num_layers or [p.dim() for p in parameters] != [2, 1] * num_layers:
-        raise InputError(f"engine portable_fused: {num_layers} layers have a weight and a bias each, in turn")
-    sizes = [parameters[0].shape[1], *(len(bias) for bias in parameters[1::2])]
-    for i, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
-        _require(weight, f"weight of layer {i}", torch.float32, (sizes[i + 1], sizes[i]))
-        _require(bias, f"bias of layer {i}", torch.float32, (sizes[i + 1],))
-    return sizes
-
-
 # --- the comparison ---------------------------------------------------------------------------------------------------
 
 
@@ -395,5 +270,5 @@ def check_machine() -> None:
         if not all(map(torch.equal, parameters, copies)):
             raise InputError(
                 f"engine portable_fused: what the compiler made has other bits than engine portable ({optimizer}); use "
-                f"that, or remove {_library_path()} and set CXX to another compiler"
+                f"that, or remove {LIBRARY.path()} and set CXX to another compiler"
             )

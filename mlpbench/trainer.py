@@ -4,7 +4,6 @@ Its operations take no arguments and act on resident data, so that they can be t
 Shapes: N samples of a half, B batch, D features, C classes.
 """
 
-import itertools
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -15,14 +14,16 @@ from torch import Tensor
 from mlpbench import data
 from mlpbench.activations import ACTIVATIONS
 from mlpbench.determinism import derive_seed, digest
-from mlpbench.engines import ENGINES
+from mlpbench.engines.engine import Progress, train_on
+from mlpbench.engines.registry import ENGINES
 from mlpbench.environment import resolve_device
 from mlpbench.models import MODELS
 from mlpbench.optimizers import OPTIMIZERS
-from mlpbench.records import RunConfig, TrainResult, choose
+from mlpbench.records import InputError, RunConfig, TrainResult, choose
 from mlpbench.timing import clock
 
 OPERATIONS = ("forward", "backward", "forward_backward", "optimizer_step", "train_step", "evaluate", "epoch")
+PARTS = OPERATIONS[:4]  # of a step, which not every engine has
 LOADERS = ("memory", "dataloader")
 EVALUATION_BATCH = 1000  # samples; the same for every config, so that equal parameters give equal losses
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
@@ -97,8 +98,17 @@ class Trainer:
     # --- what can be timed
 
     def operation(self, name: str) -> Callable[[], object]:
-        """The method of that name in OPERATIONS."""
+        """The method of that name in OPERATIONS.
+
+        Raises:
+            InputError: if there is none, or the engine does not have it.
+        """
         choose(dict.fromkeys(OPERATIONS), name, "operation")
+        if name in PARTS and not self.engine.has_parts:
+            raise InputError(
+                f"engine {self.config.engine} computes a step in one piece: it has no {name}; it has "
+                f"{', '.join(each for each in OPERATIONS if each not in PARTS)}"
+            )
         call: Callable[[], object] = getattr(self, name)
         return call
 
@@ -113,17 +123,18 @@ class Trainer:
         Without that, the first call after another trainer's turn would pay for its threads (some 7 ms where their
         number changes), for kernels that are loaded when first used, and for an optimizer's buffers.
         """
+        call = self.operation(name)
         self.use_threads()
         self.reset()
         if name == "epoch":
-            self._train(itertools.islice(self._epoch_batches(), 2))
+            self._train(2)
             self.reset()
             return
         if name == "optimizer_step":
             self.forward_backward()
         if name == "backward":
             self.engine.loss(*self._first_batch)
-        self.operation(name)()
+        call()
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the first batch, with the graph that training needs; `evaluate` has none."""
@@ -164,7 +175,7 @@ class Trainer:
 
     def epoch(self) -> tuple[float, float, float]:
         """Train on every batch once: mean loss and accuracy of the steps' own outputs, and the last batch's loss."""
-        return self._train(self._epoch_batches())
+        return self._train()
 
     # --- what a run starts from
 
@@ -243,27 +254,30 @@ class Trainer:
         size = self.config.batch_size
         return self._train_x[:size], self._train_y[:size]
 
-    def _train(self, batches: data.Batches) -> tuple[float, float, float]:
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
-        correct = torch.zeros((), dtype=torch.int64, device=self._device)
-        num_samples = 0
-        for x, y in batches:
-            loss, logits = self.engine.step(x, y)
-            total += loss * len(y)
-            correct += (logits.argmax(1) == y).sum()
-            num_samples += len(y)
-        self.engine.check(total.item())
-        return total.item() / num_samples, correct.item() / num_samples, loss.item()
+    def _train(self, num_batches: int | None = None) -> tuple[float, float, float]:
+        order = self._next_order()
+        if num_batches is not None:
+            order = order[: num_batches * self.config.batch_size]
+        made: Progress = (
+            self.engine.train(self._train_x, self._train_y, order, self.config.batch_size)
+            if self.config.loader == "memory"
+            else train_on(self.engine, self._batches(order))
+        )
+        self.engine.check(made.loss_sum)
+        return made.loss_sum / len(order), made.num_correct / len(order), made.last_loss
 
     def _endless_batches(self) -> data.Batches:
         """Epoch after epoch, without a short last batch: every step is to do the same work."""
         size = self.samples_per_call("train_step")
         while True:
-            yield from (batch for batch in self._epoch_batches() if len(batch[1]) == size)
+            yield from (batch for batch in self._batches(self._next_order()) if len(batch[1]) == size)
 
-    def _epoch_batches(self) -> data.Batches:
+    def _next_order(self) -> Tensor:
         order = self.order(self._epoch_index)
         self._epoch_index += 1
+        return order
+
+    def _batches(self, order: Tensor) -> data.Batches:
         if self.config.loader == "dataloader":
             return data.dataloader_batches(self._dataset.train, order, self.config.batch_size, self._device)
         return data.memory_batches(self._train_x, self._train_y, order, self.config.batch_size)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from mlpbench import portable_fused
-from mlpbench.engines import ENGINES
+from mlpbench.engines.fused import LIBRARY
+from mlpbench.engines.registry import ENGINES
 from mlpbench.records import InputError
 
 
 def has_compiler() -> bool:
     try:
-        portable_fused._compiler()
+        LIBRARY.compiler()
     except InputError:
         return False
     return True

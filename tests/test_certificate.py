@@ -10,11 +10,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlpbench import certificate, data, divergence, engines, known_answers, portable
+from mlpbench import certificate, data, divergence, known_answers, portable
 from mlpbench.certificate import Certificate
 from mlpbench.certify import certify
 from mlpbench.cli.main import main
 from mlpbench.divergence import drift, first_divergence
+from mlpbench.engines.registry import ENGINES
 from mlpbench.records import InputError, RunConfig
 from tests import strategies
 from tests.engines import every_engine, needs_compiler
@@ -94,7 +95,7 @@ def test_the_same_run_again_is_equal(config, engine):
     one, other = certify(config, NUM_STEPS), certify(config, NUM_STEPS)
     assert first_divergence(one, other) is None
     assert all(apart.relative_norm == apart.loss == 0 for apart in drift(one, other))
-    assert one.arithmetic == engines.ENGINES[engine].arithmetic
+    assert one.arithmetic == ENGINES[engine].arithmetic
 
 
 def test_a_run_over_several_epochs_has_each_epochs_order(config):

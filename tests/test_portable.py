@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpbench import data, known_answers, portable, portable_reference
-from mlpbench.engines import ENGINES
+from mlpbench.engines.registry import ENGINES
 from mlpbench.records import InputError, RunConfig
 from mlpbench.trainer import Trainer
 from tests.engines import needs_compiler

@@ -1,12 +1,9 @@
-import shutil
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlpbench import known_answers, portable, portable_fused
+from mlpbench import known_answers, native, portable, portable_fused
 from mlpbench.portable_fused import FusedNetwork
 from mlpbench.records import InputError, RunConfig
 from tests.engines import needs_compiler
@@ -76,7 +73,7 @@ def test_one_thread_is_used_where_pytorch_has_another_openmp(monkeypatch):
     torch.set_num_threads(2)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(portable_fused, "_threads", lambda: [None] * 3)
+            patch.setattr(native, "threads", lambda: [None] * 3)
             portable_fused.load.__wrapped__()
         assert_equal_step(both(DEFAULT), *batch(100, 784, 10))
     finally:
@@ -245,81 +242,7 @@ def test_what_is_not_finite_shows_in_the_loss(activation, value):
     network.update()
 
 
-# --- the build ------------------------------------------------------------------------------------------------------
-
-
-def test_missing_compiler_is_told_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(InputError) as error:
-        portable_fused.load.__wrapped__()
-    assert str(error.value) == (
-        "engine portable_fused needs a C++ compiler, and there is no c++ or g++ or clang++; install g++ or clang, or "
-        "set CXX to one (engine=portable computes the same bits without it)"
-    )
-
-
-def test_chosen_compiler_is_used(monkeypatch):
-    monkeypatch.setenv("CXX", f"{sys.executable} -O1")
-    assert portable_fused._compiler() == [sys.executable, "-O1"]
-    monkeypatch.setenv("CXX", "no-such-compiler -O1")
-    with pytest.raises(InputError, match="there is no no-such-compiler; install"):
-        portable_fused._compiler()
-
-
-@needs_compiler
-def test_failed_build_is_told_in_one_line_and_leaves_nothing(monkeypatch, tmp_path):
-    source = tmp_path / "broken.cpp"
-    source.write_text("int number = 1;\nint broken = ;\nint also_broken = ;\n")
-    monkeypatch.setattr(portable_fused, "_SOURCE", source)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(InputError) as error:
-        portable_fused.load.__wrapped__()
-    message = str(error.value)
-    assert "broken.cpp:2" in message
-    assert "error" in message
-    assert message.endswith("(engine=portable computes the same bits without it)")
-    assert "\n" not in message
-    assert list((tmp_path / "cache" / "mlpbench").iterdir()) == []
-
-
-@needs_compiler
-def test_build_says_so_and_leaves_one_file(monkeypatch, tmp_path, capfd):
-    source = tmp_path / "small.cpp"
-    source.write_text("int number = 1;\n")
-    monkeypatch.setattr(portable_fused, "_SOURCE", source)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    path = portable_fused._library_path()
-    for _ in range(2):  # as two processes would that find none
-        portable_fused._build(path)
-    assert list(path.parent.iterdir()) == [path]
-    assert (
-        capfd.readouterr().err.splitlines()
-        == ["building mlpbench's portable_fused for this machine: once, about 5 s"] * 2
-    )
-
-
-def test_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(portable_fused, "_compiler", lambda: ["c++"])
-    with pytest.raises(InputError, match=r"cannot be built: .*; engine=portable computes the same bits"):
-        portable_fused._build(tmp_path / "file" / "library.so")
-
-
-def test_library_of_another_machine_or_source_has_another_name(monkeypatch, tmp_path):
-    names = {portable_fused._library_path()}
-    monkeypatch.setattr(portable_fused, "_processor", lambda: ("another",))
-    names.add(portable_fused._library_path())
-    monkeypatch.setattr(torch, "__version__", "another")
-    names.add(portable_fused._library_path())
-    monkeypatch.setattr(portable_fused, "_FLAGS", ("-O0",))
-    names.add(portable_fused._library_path())
-    source = tmp_path / "other.cpp"
-    source.write_text("")
-    monkeypatch.setattr(portable_fused, "_SOURCE", source)
-    names.add(portable_fused._library_path())
-    assert len(names) == 5
+# --- the comparison -------------------------------------------------------------------------------------------------
 
 
 @needs_compiler
@@ -328,11 +251,3 @@ def test_other_bits_are_noticed(monkeypatch):
     monkeypatch.setattr(FusedNetwork, "update", lambda self: None)
     with pytest.raises(InputError, match="has other bits than engine portable"):
         portable_fused.check_machine.__wrapped__()
-
-
-@pytest.mark.skipif(
-    sys.platform != "linux" or "backend: OpenMP" not in torch.__config__.parallel_info(),
-    reason="needs PyTorch on OpenMP",
-)
-def test_threads_are_those_of_pytorch():
-    assert all(portable_fused._threads())

@@ -10,7 +10,9 @@ import argparse
 import os
 import sys
 
-from mlpbench.engines import ENGINES, Eager, Portable
+from mlpbench.engines.eager import Eager
+from mlpbench.engines.exact import Portable
+from mlpbench.engines.registry import ENGINES
 from mlpbench.records import RunConfig
 from mlpbench.trainer import Trainer
 

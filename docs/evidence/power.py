@@ -36,14 +36,14 @@ DELAY = """
 
 def make_commits(clone: Path, percents: list[int]) -> dict[int, str]:
     """A commit for each slowdown, on top of the clone's own; 0 adds the clock's calls and no wait."""
-    engines = clone / "mlpbench" / "engines.py"
+    engines = clone / "mlpbench" / "engines" / "eager.py"
     original = engines.read_text()
     commits = {}
     for percent in percents:
         changed = original.replace("from collections.abc", "import time\nfrom collections.abc", 1)
         changed = changed.replace(FIRST, f"        start = time.perf_counter()\n{FIRST}", 1)
         changed = changed.replace(RETURN, DELAY.format(share=percent / 100) + RETURN, 1)
-        assert changed.count("perf_counter") == 3, "engines.py is not as this script knows it"
+        assert changed.count("perf_counter") == 3, "eager.py is not as this script knows it"
         engines.write_text(changed)
         git = ["git", "-C", str(clone), "-c", "user.name=power", "-c", "user.email=power@localhost"]
         subprocess.run([*git, "commit", "-qam", f"slower by {percent} %", "--allow-empty"], check=True)

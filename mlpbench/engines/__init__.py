@@ -1,0 +1,1 @@
+"""Ways to compute training: one file each, and their registry."""

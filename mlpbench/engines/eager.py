@@ -1,0 +1,71 @@
+"""eager: PyTorch as everybody writes it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlpbench.engines.engine import Engine, stages
+from mlpbench.optimizers import OPTIMIZERS
+from mlpbench.records import RunConfig
+
+
+class Eager(Engine):
+    """PyTorch as everybody writes it: forward, backward by autograd, optimizer."""
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        super().__init__(model, config)
+        self._optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
+        self._graph: Tensor | None = None
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self._optimizer.zero_grad(set_to_none=True)
+        logits = self._model(x)
+        loss = functional.cross_entropy(logits, y)
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach(), logits.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._model(x)
+        return logits
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        self._graph = functional.cross_entropy(self._model(x), y)
+        return self._graph.detach()
+
+    def backward(self) -> None:
+        assert self._graph is not None, "`loss` makes the graph"
+        self._optimizer.zero_grad(set_to_none=True)
+        self._graph.backward(retain_graph=True)
+
+    def update(self) -> None:
+        self._optimizer.step()
+
+    def logits(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self._model(x)
+        return logits
+
+    def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+                output.retain_grad()
+                outputs[f"forward {name}"] = output
+
+            return hook
+
+        hooks = [module.register_forward_hook(keep(name)) for name, module in self._model.named_children()]
+        try:
+            loss, _ = self.step(x, y)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        last = list(outputs.values())[-1]
+        assert last.grad is not None, "the hook asked for it"
+        parameters = list(self._model.named_parameters())
+        gradients = {name: p.grad for name, p in parameters if p.grad is not None}
+        return stages(outputs, loss, last.grad, gradients, dict(parameters))
