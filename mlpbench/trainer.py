@@ -158,7 +158,13 @@ class Trainer:
         return self.engine.step(*next(self._stream))
 
     def trace_step(self) -> dict[str, Tensor]:
-        """A `train_step`, and every tensor that it made; see Engine.trace for the stages."""
+        """A `train_step`, and every tensor that it made; see Engine.trace for the stages.
+
+        Raises:
+            InputError: if the engine does not show them.
+        """
+        if not self.engine.has_stages:
+            raise InputError(f"engine {self.config.engine} does not show what it computes within a step")
         return self.engine.trace(*next(self._stream))
 
     def evaluate(self) -> tuple[float, float]:

@@ -1,10 +1,13 @@
-"""Every engine, as a parameter of conformance tests; one that needs a compiler is skipped where there is none."""
+"""Every engine of our own that runs on the CPU, as a parameter of conformance tests; skipped without a compiler."""
 
 import pytest
 
 from mlpbench.engines.fused import LIBRARY
 from mlpbench.engines.registry import ENGINES
 from mlpbench.records import InputError
+
+OURS = ("eager", "compiled", "manual", "fused", "portable", "portable_fused")
+_COMPILED = ("compiled", "fused", "portable_fused")
 
 
 def has_compiler() -> bool:
@@ -17,5 +20,6 @@ def has_compiler() -> bool:
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 every_engine = pytest.mark.parametrize(
-    "engine", [pytest.param(name, marks=[needs_compiler] if name.endswith("fused") else []) for name in ENGINES]
+    "engine",
+    [pytest.param(name, marks=[needs_compiler] if name in _COMPILED else []) for name in OURS if name in ENGINES],
 )

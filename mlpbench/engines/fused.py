@@ -94,7 +94,7 @@ class Fused(Engine):
         optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer of engine fused")
         self._sizes = LIBRARY.sizes([p.detach().contiguous() for p in model.parameters()], len(activations) + 1)
         self._library = load()
-        self._lanes = self._library.fused_lanes()
+        self._lanes: int = self._library.fused_lanes()
         self._memory: dict[tuple[int, str], Tensor] = {}  # all that the library uses, by layer and name
         self._capacity = 0  # samples
         self._finite: tuple[weakref.ref[Tensor], int] | None = None  # images that were looked through, at which version

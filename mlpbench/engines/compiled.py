@@ -1,0 +1,145 @@
+"""compiled: gather, forward, backward and optimizer as one graph of torch.compile.
+
+Compiling a model alone gains next to nothing for a perceptron: it is the many small operations around the products that
+cost. The first step of a process compiles, for seconds; see `mlpbench.startup` for what that amounts to.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlpbench.engines import rules
+from mlpbench.engines.engine import Engine, Progress, stages
+from mlpbench.records import InputError, RunConfig, choose
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "tanh": torch.tanh,
+    "elu": functional.elu,
+    "leaky_relu": functional.leaky_relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+}
+ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Training:
+    """What a step changes, in place."""
+
+    parameters: rules.Tensors
+    state: rules.State
+    loss_sum: Tensor  # () float64
+    num_correct: Tensor  # () int64
+
+
+def _step(
+    training: _Training, x: Tensor, y: Tensor, index: Tensor, *, config: RunConfig, has_stages: bool
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor, rules.Tensors]:
+    """Train on the samples that `index` (B,) names: loss, logits, and if asked for outputs, dlogits and gradients."""
+    parameters = training.parameters
+    batch, labels = x[index], y[index]
+    activations = [ACTIVATIONS[name] for name in config.activations]
+
+    def forward(parameters: rules.Tensors, nothing: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+        a, outputs = batch, []
+        for k, activation in enumerate(activations):
+            z = functional.linear(a, parameters[2 * k], parameters[2 * k + 1])
+            a = activation(z)
+            outputs += [z, a]
+        logits = functional.linear(a, parameters[-2], parameters[-1])
+        if has_stages:
+            logits = logits + nothing
+        return functional.cross_entropy(logits, labels), (logits, [*outputs, logits])
+
+    nothing = torch.zeros(len(batch), len(parameters[-1]), device=x.device)
+    # By `nothing`, which the logits are made with, to get the gradient by the logits.
+    by = (0, 1) if has_stages else (0,)
+    every, (loss, (logits, outputs)) = torch.func.grad_and_value(forward, argnums=by, has_aux=True)(parameters, nothing)
+    gradients, dlogits = every if has_stages else (every[0], nothing)
+    training.loss_sum.add_(loss * len(labels))
+    training.num_correct.add_((logits.argmax(1) == labels).sum())
+    rules.rule(config.optimizer)(parameters, gradients, training.state, config)
+    return (loss, logits, outputs, dlogits, gradients) if has_stages else (loss, logits, [], nothing, ())
+
+
+@functools.lru_cache(maxsize=64)
+def _compile(config: RunConfig, _sizes: tuple[int, ...], *, has_stages: bool) -> Callable[..., tuple[Any, ...]]:
+    """One compiled function for each kind of step: torch.compile gives up on code that it has compiled too often."""
+    own = FunctionType(_step.__code__.replace(), _step.__globals__)
+    own.__kwdefaults__ = {"config": config, "has_stages": has_stages}
+    compiled: Callable[..., tuple[Any, ...]] = torch.compile(own, fullgraph=True, dynamic=False)
+    return compiled
+
+
+class Compiled(Engine):
+    """The whole step as one graph; a last batch that is shorter than the others gets one of its own.
+
+    Raises:
+        InputError: where torch.compile cannot compile it, at the first step.
+    """
+
+    has_parts = False
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        super().__init__(model, config)
+        for name in config.activations:
+            choose(ACTIVATIONS, name, "activation of engine compiled")
+        parameters = tuple(p.detach() for p in model.parameters())
+        self._training = _Training(
+            parameters=parameters,
+            state=rules.initial_state(parameters, config.optimizer),
+            loss_sum=torch.zeros((), dtype=torch.float64, device=self.device),
+            num_correct=torch.zeros((), dtype=torch.int64, device=self.device),
+        )
+        # All that the step depends on: runs that differ in nothing of it share what was compiled.
+        self._kind = replace(config, seed=0, num_epochs=1, dataset="", loader="", num_threads=None)
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        loss, logits, *_ = self._step(x, y, torch.arange(len(x), device=x.device), has_stages=False)
+        return loss, logits
+
+    def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+        self._training.loss_sum.zero_()
+        self._training.num_correct.zero_()
+        for index in order.to(x.device).split(batch_size):
+            loss, *_ = self._step(x, y, index, has_stages=False)
+        return Progress(
+            loss_sum=self._training.loss_sum.item(),
+            num_correct=int(self._training.num_correct.item()),
+            last_loss=loss.item(),
+        )
+
+    def logits(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self._model(x)
+        return logits
+
+    def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        index = torch.arange(len(x), device=x.device)
+        loss, _, outputs, dlogits, gradients = self._step(x, y, index, has_stages=True)
+        parameters = dict(self._model.named_parameters())
+        return stages(
+            {f"forward {name}": z for (name, _), z in zip(self._model.named_children(), outputs, strict=True)},
+            loss,
+            dlogits,
+            dict(zip(parameters, gradients, strict=True)),
+            parameters,
+        )
+
+    def _step(self, x: Tensor, y: Tensor, index: Tensor, *, has_stages: bool) -> tuple[Any, ...]:
+        from torch._dynamo.exc import TorchDynamoException
+
+        sizes = (len(x), len(index), *(len(p) for p in self._training.parameters))
+        try:
+            return _compile(self._kind, sizes, has_stages=has_stages)(self._training, x, y, index)
+        except TorchDynamoException as error:
+            said = " ".join(str(error).split())[:300]
+            raise InputError(f"engine compiled: torch.compile cannot compile a step here: {said}") from None
