@@ -45,7 +45,7 @@ class Library:
     """The C++ of an engine, and what its messages say."""
 
     engine: str
-    source: Path
+    source: Path  # files of its name with a suffix of their own (`fused_vectors.h`) belong to it
     instead: str  # what to do where it cannot be built
 
     def load(self) -> ctypes.PyDLL:
@@ -64,7 +64,8 @@ class Library:
 
     def path(self) -> Path:
         """Where the library belongs: a name for every source, way of compiling, PyTorch and processor."""
-        key = hashlib.sha256(self.source.read_bytes())
+        parts = sorted(self.source.parent.glob(f"{self.source.stem}_*.h"))
+        key = hashlib.sha256(b"".join(part.read_bytes() for part in (self.source, *parts)))
         key.update(repr((_FLAGS, _levels(), os.environ.get("CXX"), torch.__version__, processor())).encode())
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cache / "mlpbench" / f"{self.engine}-{key.hexdigest()[:16]}.so"

@@ -179,10 +179,10 @@ def begin(
     """
     iterations, spent_s, settled = ready(trainer, operation, warm_up_s, clock)
     measurement = Measurement(
-        id=_new_id(),
+        id=new_id(),
         session=session.id,
         suite=suite,
-        group=group or _new_id(),
+        group=group or new_id(),
         operation=operation,
         config=trainer.config,
         clock=measured_by,
@@ -194,7 +194,8 @@ def begin(
     return measurement, iterations
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """A name that no other measurement has."""
     return uuid.uuid4().hex[:12]
 
 
@@ -215,7 +216,7 @@ def measure(
 
     Every record is emitted as soon as it exists.
     """
-    group = _new_id()
+    group = new_id()
     shuffle = random.Random(group)  # noqa: S311 (an order, not a secret)
     turns = []
     for trainer in trainers:

@@ -3,118 +3,15 @@
 // A number is the sum of its terms in their order, whatever the vectors, the blocks or the threads: each has one
 // accumulator, and a multiply-add is fused (where the processor can). So the bits do not depend on any of them.
 
+#include "fused_vectors.h"
+
 #include <algorithm>
 #include <atomic>
-#include <cfloat>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <thread>
 
-#if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-static_assert(FLT_EVAL_METHOD == 0, "a result must be rounded to its own type");
-
 namespace {
-using Int = std::int64_t;
 
 constexpr Int divide_up(Int n, Int by) { return (n + by - 1) / by; }
-
-// --- vectors ---
-
-// A tile of a product, kRows by kVectors vectors, stays in registers, of which there are 32 or 16.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kRows = 7, kVectors = 4;
-using Vector = __m512;
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-#elif defined(__AVX2__) && defined(__FMA__)
-constexpr int kLanes = 8, kRows = 6, kVectors = 2;
-using Vector = __m256;
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kRows = 6, kVectors = 4;
-using Vector = float32x4_t;
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
-#else
-constexpr int kLanes = 4, kRows = 3, kVectors = 3;
-typedef float Vector __attribute__((vector_size(16)));
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
-#endif
-typedef std::int32_t Bits __attribute__((vector_size(sizeof(Vector))));
-
-inline Vector all(float x) { return x - Vector{}; }
-inline Vector load(const float* at) {
-  Vector v;
-  std::memcpy(&v, at, sizeof v);
-  return v;
-}
-inline void store(float* at, Vector v) { std::memcpy(at, &v, sizeof v); }
-
-// --- functions ---
-
-enum Activation : Int { kRelu, kLeakyRelu, kElu, kTanh, kSigmoid, kSilu, kGelu, kNone };
-enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamW };
-
-// exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), with x = n ln 2 + r; the coefficients are Taylor's, good to 1e-8 for
-// |r| <= ln 2 / 2. A NaN stays one.
-struct Exp {
-  Vector power, rest;  // 2^n, and 2^n (exp(r) - 1)
-};
-inline Exp exp_parts(Vector x) {
-  constexpr float kRint = 12582912.0f;  // 1.5 * 2^23: x + kRint has rint(x) in its last bits
-  x = x < -87.0f ? all(-87.0f) : x;
-  x = x > 88.0f ? all(88.0f) : x;
-  const Vector sum = multiply_add(x, all(1.44269504088896341f), all(kRint)), n = sum - kRint;
-  Vector r = multiply_add(n, all(-0.693359375f), x);  // ln 2 in two parts, the first of few bits
-  r = multiply_add(n, all(2.12194440e-4f), r);
-  Vector q = multiply_add(r, all(1.0f / 5040), all(1.0f / 720));
-  for (const float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f}) q = multiply_add(q, r, all(c));
-  const Bits exponent = ((Bits)sum << 23) + (127 << 23);  // the bits of kRint above n leave at the top
-  const Vector power = (Vector)exponent;
-  return {power, q * r * power};
-}
-inline Vector exp(Vector x) {
-  const Exp e = exp_parts(x);
-  return e.rest + e.power;
-}
-inline Vector expm1(Vector x) {
-  const Exp e = exp_parts(x);
-  return e.rest + (e.power - 1.0f);
-}
-inline Vector magnitude(Vector x) { return (Vector)((Bits)x & 0x7FFFFFFF); }
-inline Vector sigmoid(Vector x) { return 1.0f / (exp(-x) + 1.0f); }
-
-// The activation of z, and its derivative there.
-template <Activation kind>
-inline void activate(Vector z, Vector& a, Vector& d) {
-  const Vector zero{}, one = all(1.0f);
-  if constexpr (kind == kRelu) a = z <= zero ? zero : z, d = z > zero ? one : zero;
-  if constexpr (kind == kLeakyRelu) d = z > zero ? one : all(0.01f), a = z * d;
-  if constexpr (kind == kElu) {
-    const Vector e = expm1(z > zero ? zero : z);
-    a = z > zero ? z : e, d = z > zero ? one : e + 1.0f;
-  }
-  if constexpr (kind == kTanh) {
-    const Vector t = expm1(magnitude(z) * -2.0f), y = -t / (t + 2.0f);
-    a = z < zero ? -y : y, d = multiply_add(-a, a, one);
-  }
-  if constexpr (kind == kSigmoid) a = sigmoid(z), d = a * (1.0f - a);
-  if constexpr (kind == kSilu) {
-    const Vector s = sigmoid(z);
-    a = z * s, d = s * multiply_add(z, 1.0f - s, one);
-  }
-  if constexpr (kind == kGelu) {  // erfc by Abramowitz and Stegun, 7.1.26: good to 1.5e-7
-    const Vector x = magnitude(z) * 0.70710678118654752f, e = exp(x * -x), t = 1.0f / multiply_add(x, all(0.3275911f), one);
-    Vector q = all(1.061405429f);
-    for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) q = multiply_add(q, t, all(c));
-    const Vector tail = q * t * e * 0.5f, phi = z > zero ? 1.0f - tail : tail;
-    a = z * phi, d = multiply_add(z, e * 0.39894228040143268f, phi);
-  }
-  if constexpr (kind == kNone) a = z;
-}
 
 // --- the network; fused.py has the same structures ---
 
@@ -151,6 +48,47 @@ struct Network {
     Int num_weights = 0;
     for (Int k = 0; k < num_layers; ++k) num_weights += layers[k].num_in * layers[k].num_out;
     return std::clamp<Int>(num_samples * num_weights / 300'000, 1, num_threads);
+  }
+};
+
+// How a parameter follows from its gradient, as torch.optim has it.
+struct Rule {
+  Optimizer optimizer;
+  float lr, mu, decay, shrink, rate, root;
+
+  explicit Rule(const Network& net)
+      : optimizer(net.optimizer), lr(static_cast<float>(net.lr)), mu(static_cast<float>(net.momentum)),
+        decay(static_cast<float>(net.decay)), shrink(static_cast<float>(1.0 - net.lr * net.decay)),
+        rate(static_cast<float>(net.lr / (1.0 - net.power1))), root(static_cast<float>(std::sqrt(1.0 - net.power2))) {}
+
+  // The new values of a vector of parameters, which are stored too.
+  Vector apply(const Parameter& parameter, Int at, Vector g) const {
+    if (parameter.gradient) store(parameter.gradient + at, g);
+    Vector p = load(parameter.at + at);
+    if (optimizer == kAdamW) p = p * shrink;
+    else g = multiply_add(all(decay), p, g);
+    switch (optimizer) {
+      case kSgd: p = multiply_add(all(-lr), g, p); break;
+      case kMomentum:
+      case kNesterov: {
+        const Vector m = multiply_add(all(mu), load(parameter.m + at), g);
+        store(parameter.m + at, m);
+        p = multiply_add(all(-lr), optimizer == kNesterov ? multiply_add(all(mu), m, g) : m, p);
+        break;
+      }
+      case kAdam:
+      case kAdamW: {
+        const Vector old = load(parameter.m + at), m = multiply_add(g - old, all(0.1f), old);
+        const Vector v = multiply_add(g * g, all(0.001f), load(parameter.v + at) * 0.999f);
+        store(parameter.m + at, m), store(parameter.v + at, v);
+        Vector s;
+        for (int i = 0; i < kLanes; ++i) s[i] = std::sqrt(v[i]);
+        p = p - rate * m / (s / root + 1e-8f);
+        break;
+      }
+    }
+    store(parameter.at + at, p);
+    return p;
   }
 };
 
@@ -325,31 +263,17 @@ struct Worker {
   Thread thread;
   float* partial;
 
-  template <Activation kind>
-  void hidden(const Layer& layer, Int num_samples) const {
+  void forward(const Layer& layer, Int num_samples) const {
     const auto finish = [&](Int i, Int v, Vector sum) {
       const Int at = i * layer.stride + v * kLanes;
       const Vector z = sum + load(layer.bias.at + v * kLanes);
-      Vector a, d;
-      activate<kind>(z, a, d);
+      Vector a{}, d{};
+      activate(layer.activation, z, a, d);
       store(layer.a + at, a), store(layer.d + at, d);
       if (layer.z) store(layer.z + at, z);
     };
     multiply<false>(share(thread, num_samples, layer.stride / kLanes), layer.inputs, layer.num_in, layer.weight.at,
                     layer.stride, partial, nothing, finish);
-  }
-
-  void forward(const Layer& layer, Int num_samples) const {
-    switch (layer.activation) {
-      case kRelu: return hidden<kRelu>(layer, num_samples);
-      case kLeakyRelu: return hidden<kLeakyRelu>(layer, num_samples);
-      case kElu: return hidden<kElu>(layer, num_samples);
-      case kTanh: return hidden<kTanh>(layer, num_samples);
-      case kSigmoid: return hidden<kSigmoid>(layer, num_samples);
-      case kSilu: return hidden<kSilu>(layer, num_samples);
-      case kGelu: return hidden<kGelu>(layer, num_samples);
-      case kNone: return;
-    }
   }
 
   // The last layer's output in whole rows; and where there are labels, losses and gradients.
@@ -394,21 +318,12 @@ struct Worker {
                     layer.in_stride, partial, nothing, finish);
   }
 
-  // The gradient by a layer's parameters, and at once the new parameters: rule(p, g, m, v).
-  template <class Rule>
-  void update(const Layer& layer, Int num_samples, const Rule& rule) const {
+  // The gradient by a layer's parameters, and at once the new parameters.
+  void update(const Layer& layer, Int num_samples) const {
     const Share own = share(thread, layer.num_in, layer.stride / kLanes);
-    const auto apply = [&](const Parameter& all, Int at, Vector g) {
-      if (all.gradient) store(all.gradient + at, g);
-      Vector m = all.m ? load(all.m + at) : Vector{}, v = all.v ? load(all.v + at) : Vector{};
-      const Vector p = rule(load(all.at + at), g, m, v);
-      store(all.at + at, p);
-      if (all.m) store(all.m + at, m);
-      if (all.v) store(all.v + at, v);
-      return p;
-    };
+    const Rule rule(net);
     const auto finish = [&](Int i, Int v, Vector g) {
-      const Vector p = apply(layer.weight, i * layer.stride + v * kLanes, g);
+      const Vector p = rule.apply(layer.weight, i * layer.stride + v * kLanes, g);
       if (!layer.rows) return;
       for (Int lane = 0, o = v * kLanes; lane < kLanes && o < layer.num_out; ++lane, ++o)
         layer.rows[o * layer.in_stride + i] = p[lane];
@@ -420,36 +335,8 @@ struct Worker {
     for (Int v = own.vectors.begin; v < own.vectors.end; ++v) {
       Vector sum{};
       for (Int i = 0; i < num_samples; ++i) sum += load(layer.g + i * layer.stride + v * kLanes);
-      apply(layer.bias, v * kLanes, sum);
+      rule.apply(layer.bias, v * kLanes, sum);
     }
-  }
-
-  // As torch.optim does it.
-  void update(const Layer& layer, Int num_samples) const {
-    const float lr = static_cast<float>(net.lr), mu = static_cast<float>(net.momentum);
-    const float decay = static_cast<float>(net.decay), shrink = static_cast<float>(1.0 - net.lr * net.decay);
-    const float rate = static_cast<float>(net.lr / (1.0 - net.power1));
-    const float root = static_cast<float>(std::sqrt(1.0 - net.power2));
-    const bool ahead = net.optimizer == kNesterov, decoupled = net.optimizer == kAdamW;
-    if (net.optimizer == kSgd)
-      return update(layer, num_samples, [=](Vector p, Vector g, Vector&, Vector&) {
-        return multiply_add(all(-lr), multiply_add(all(decay), p, g), p);
-      });
-    if (net.optimizer == kMomentum || ahead)
-      return update(layer, num_samples, [=](Vector p, Vector g, Vector& m, Vector&) {
-        g = multiply_add(all(decay), p, g);
-        m = multiply_add(all(mu), m, g);
-        return multiply_add(all(-lr), ahead ? multiply_add(all(mu), m, g) : m, p);
-      });
-    update(layer, num_samples, [=](Vector p, Vector g, Vector& m, Vector& v) {
-      if (decoupled) p = p * shrink;
-      else g = multiply_add(all(decay), p, g);
-      m = multiply_add(g - m, all(0.1f), m);
-      v = multiply_add(g * g, all(0.001f), v * 0.999f);
-      Vector s;
-      for (int i = 0; i < kLanes; ++i) s[i] = std::sqrt(v[i]);
-      return p - rate * m / (s / root + 1e-8f);
-    });
   }
 
   void step(const Batch& batch) const {
