@@ -1,4 +1,4 @@
-"""Show how training goes: a live bar and a line a run on a terminal, a line an epoch elsewhere."""
+"""Show how training goes: a live bar and two lines a run on a terminal, a line an epoch elsewhere."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -27,6 +27,8 @@ class TrainingProgress:
         self._console = console
         self._num_runs = len(configs)
         self._run = 0
+        self._numbers: dict[RunConfig, int] = {}
+        self._epochs_left: dict[RunConfig, int] = {}
         self._live = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -50,13 +52,21 @@ class TrainingProgress:
         """A run begins."""
         self._run += 1
         self._config = config
+        self._numbers[config] = self._run
+        self._epochs_left[config] = config.num_epochs
         self._console.print(f"run {self._run}/{self._num_runs}: {config}")
 
-    def epoch(self, epoch: Epoch) -> None:
-        """An epoch of it is over."""
-        line = epoch_line(epoch, self._config.num_epochs)
-        is_last = epoch.index + 1 == self._config.num_epochs
-        if is_last or not self._console.is_terminal:
-            self._console.print(line)
-        latest = f"epoch {epoch.index + 1}/{self._config.num_epochs}  test accuracy {epoch.test_accuracy:.4f}"
+    def epoch(self, epoch: Epoch, config: RunConfig | None = None) -> None:
+        """An epoch is over: of that run, where several run at once; else of the one that began last."""
+        whose = f"run {self._numbers[config]}/{self._num_runs}  " if config else ""
+        config = config or self._config
+        self._epochs_left[config] = config.num_epochs - epoch.index - 1
+        if self._epochs_left[config] == 0 or not self._console.is_terminal:
+            self._console.print(whose + epoch_line(epoch, config.num_epochs))
+        latest = f"{whose}epoch {epoch.index + 1}/{config.num_epochs}  test accuracy {epoch.test_accuracy:.4f}"
         self._live.update(self._task, advance=1, description=latest)
+
+    def lost(self, config: RunConfig, reason: str) -> None:
+        """A run has ended without a result."""
+        self._console.print(f"run {self._numbers[config]}/{self._num_runs} has no result: {reason}", markup=False)
+        self._live.update(self._task, advance=self._epochs_left[config])

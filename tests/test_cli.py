@@ -115,7 +115,7 @@ def test_train_records_the_result_and_draws_the_two_plots(tmp_path, capsys):
 
 def test_study_records_every_run_and_report_shows_it(tmp_path, capsys):
     results, output = str(tmp_path / "results"), tmp_path / "report"
-    arguments = ["study", "--activations", "relu", "--optimizers", "sgd", "adam", "--seeds", "0,5"]
+    arguments = ["study", "--activations", "relu", "--optimizers", "sgd", "adam", "--seeds", "0,5", "--jobs", "1"]
     assert main([*arguments, "--set", "num_epochs=1", "--target", "0.5", "--results", results]) == 0
     trained = store.load([Path(results)])
     assert [(r.config.optimizer, r.config.lr, r.config.seed) for r in trained.train_results] == [

@@ -58,6 +58,13 @@ def add_verbs(verbs: Verbs) -> None:
     study.add_argument("--optimizers", nargs="+", metavar="NAME")
     study.add_argument("--seeds", type=seeds, metavar="A-B", help="for example 0-4 or 0,3,7")
     study.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="runs at once: on the CPU each a process with one thread (default: one a CPU), on a GPU the seeds of a "
+        "config as one (default: all). 1: one after the other, with times that can be compared with those of train",
+    )
+    study.add_argument(
         "--target", type=fraction, default=DEFAULT_TARGET, help="accuracy for the time-to-accuracy table"
     )
     add_workload(study)
@@ -160,11 +167,20 @@ def _study(parsed: argparse.Namespace) -> int:
     for name in ("activations", "optimizers"):
         command += [f"--{name}", *getattr(parsed, name)] if getattr(parsed, name) else []
     command += ["--seeds", ",".join(map(str, parsed.seeds))] if parsed.seeds else []
+    jobs = parsed.jobs or study.default_jobs(configs)
+    command += ["--jobs", str(jobs)]
     sink = Sink(parsed.results, [*command, *as_options(settings)], parsed.preset)
+    lost = None
     with TrainingProgress(configs, console) as progress:
-        results = study.run(configs, sink.session.id, sink, progress)
-    report.show_study(as_results(sink.session, results), console, parsed.target)
-    console.print(f"results: {sink.path}")
+        try:
+            results = study.run(configs, sink.session.id, sink, progress, jobs)
+        except study.LostError as error:
+            results, lost = error.results, error
+    if results:
+        report.show_study(as_results(sink.session, results), console, parsed.target)
+        console.print(f"results: {sink.path}")
+    if lost:
+        raise lost
     return 0
 
 
@@ -215,7 +231,7 @@ def _time(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from mlpbench import certificate, display, history, report, reproducibility, sections, verdicts
+    from mlpbench import certificate, display, history, report, reproducibility, sections, speeds, verdicts
 
     results = load(parsed.paths or [newest_file(RESULTS)])
     for problem in results.problems:
@@ -229,10 +245,10 @@ def _report(parsed: argparse.Namespace) -> int:
         print(f"mlpbench: {problem}", file=sys.stderr)
     compared = reproducibility.read(certificates.values())
     bits = reproducibility.sections(compared)
-    made = [*verdicts.of_plans(results), *made, *bits, *history.section(results), protocol]
+    made = [*verdicts.of_plans(results), *speeds.sections(results), *made, *bits, *history.section(results), protocol]
     report.show(results, made, console)
     try:
-        more = reproducibility.facts(compared)
+        more = [*speeds.facts(results), *reproducibility.facts(compared)]
         written = report.write(results, made, parsed.output, parsed.target, more)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or parsed.output}: {error.strerror}") from None
