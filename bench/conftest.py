@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from mlpbench import certificate, checks, data, environment, memory, peaks, store, timing
+from mlpbench import certificate, checks, data, environment, memory, peaks, startup, store, timing
 from mlpbench.certify import certify
 from mlpbench.processes import in_fresh_process
-from mlpbench.records import Block, Check, InputError, Record, RunConfig, Session, Skip, choose, override
+from mlpbench.records import Check, InputError, Record, RunConfig, Session, Skip, choose, override
+from mlpbench.rounds import RoundTimer
 from mlpbench.trainer import Trainer, check_names
 
 SUITE = pytest.StashKey["Suite"]()
@@ -133,54 +134,6 @@ def command(config: pytest.Config) -> str:
         elif Path(argument).is_relative_to(config.rootpath):
             kept.append(str(Path(argument).relative_to(config.rootpath)))
     return shlex.join(["pytest", *kept])
-
-
-class RoundTimer:
-    """The synchronising clock, as pytest-benchmark reads it; emits a block for every round that it has counted.
-
-    A round is counted after its second reading, so it is emitted at the next reading, before the clock is read: the
-    writing and the control workload stay outside the timed region.
-    """
-
-    def __init__(self) -> None:
-        self._readings = (0.0, 0.0)
-        self._emit: Callable[[Block], None] | None = None
-
-    def __call__(self) -> float:
-        """Seconds, once the device is done."""
-        self.flush()
-        self._readings = (self._readings[1], timing.clock())
-        return self._readings[1]
-
-    def follow(self, benchmark: Any, measurement_id: str, watch: timing.Watch, emit: Callable[[Block], None]) -> None:
-        """Emit the rounds of this fixture from now on."""
-        self._benchmark = benchmark
-        self._measurement_id = measurement_id
-        self._watch = watch
-        self._emit = emit
-        self._num_emitted = 0
-        watch.sentinels.restart()
-        watch.begin()
-
-    def flush(self) -> None:
-        """Emit the round that was counted last, if it has not been."""
-        if self._emit is None or self._benchmark.stats is None:
-            return
-        if len(self._benchmark.stats.stats.data) > self._num_emitted:
-            start, end = self._readings
-            flags, control_ns = self._watch.end()
-            block = Block(
-                measurement=self._measurement_id,
-                round=self._num_emitted,
-                order=0,
-                iterations=self._benchmark.stats.iterations,
-                wall_ns=round((end - start) * 1e9),
-                control_ns=control_ns,
-                flags=flags,
-            )
-            self._num_emitted += 1
-            self._emit(block)
-            self._watch.begin()
 
 
 TIMER = RoundTimer()
@@ -306,6 +259,66 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
                 benchmark(call)
         finally:
             TIMER.flush()
+
+    return run
+
+
+@pytest.fixture
+def raced(suite: Suite, benchmark: Any) -> Callable[..., None]:
+    """`raced(operation, engines, **fields)`: time an operation of several engines in turns, round by round.
+
+    What cannot run here is skipped, on record. pytest-benchmark, which times one call, gets the first engine's to show.
+    """
+
+    def run(operation: str, engines: Sequence[str], **fields: Any) -> None:
+        trainers, reason = [], "no engine was asked for"
+        for engine in engines:
+            config = dataclasses.replace(suite.base, engine=engine, **fields)
+            try:
+                trainer = Trainer(config)
+                trainer.prepare(operation)
+                trainers.append(trainer)
+            except InputError as error:
+                reason = str(error)
+                if suite.is_recording and not suite.run:
+                    suite.append(Skip(session=suite.session.id, operation=operation, config=config, reason=reason))
+        if not trainers:
+            benchmark.skipped = True
+            pytest.skip(reason)
+        benchmark.group = f"engines {operation} {trainers[0].config.device}, {trainers[0].config.engine} alone"
+        if suite.is_recording and not benchmark.disabled:
+            is_long = operation in timing.LONG_OPERATIONS
+            timing.measure(
+                operation,
+                trainers,
+                session=suite.session,
+                suite="engines",
+                rounds=suite.min_rounds or (suite.preset.epoch_rounds if is_long else suite.preset.rounds),
+                warm_up_s=suite.preset.warm_up_s,
+                emit=suite.append,
+                watch=suite.watch(trainers[0].config.device),
+            )
+        trainers[0].prepare(operation)
+        benchmark.pedantic(trainers[0].operation(operation))
+
+    return run
+
+
+@pytest.fixture
+def started(suite: Suite) -> Callable[..., None]:
+    """`started(**fields)`: the first step of a fresh process with empty caches."""
+
+    def run(**fields: Any) -> None:
+        if suite.run:
+            pytest.skip("the first process has measured it")
+        config = dataclasses.replace(suite.base, **fields)
+        try:
+            Trainer(config)  # what cannot run at all need not be tried in another process
+            records = startup.measure(config, suite.session.id if suite.is_recording else "-")
+        except InputError as error:
+            suite.skip(startup.OPERATION, config, str(error))
+        for record in records if suite.is_recording else ():
+            suite.append(record)
 
     return run
 

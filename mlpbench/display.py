@@ -104,7 +104,12 @@ def _heading(name: str) -> str:
     >>> _heading("median_s"), _heading("samples_per_s"), _heading("num_blocks"), _heading("low_share")
     ('median', 'samples/s', 'blocks', 'low')
     """
-    spoken = {"samples_per_s": "samples/s", "product_gflops": "product, GFLOP/s", "copy_gb_per_s": "copy, GB/s"}
+    spoken = {
+        "samples_per_s": "samples/s",
+        "gain_ratio": "gain",
+        "product_gflops": "product, GFLOP/s",
+        "copy_gb_per_s": "copy, GB/s",
+    }
     if name in spoken:
         return spoken[name]
     for suffix in ("_s", "_share", "_bytes"):

@@ -68,6 +68,33 @@ def times(frame: pd.DataFrame, category: str) -> Figure:
     return figure
 
 
+def gains(frame: pd.DataFrame) -> Figure:
+    """How many times faster than eager each engine is, a panel of dots for every size; the line is the interval."""
+    data = frame[frame["engine"] != "eager"].sort_values("gain_ratio", ascending=False)
+    data = data.assign(
+        size="batch " + data["batch_size"].astype(str) + ", width " + data["width"].astype(str),
+        where=_where(data),
+    )
+    data["series"] = data["size"] + (", " + data["where"] if len(set(data["where"])) > 1 else "")
+    engines, series = data["engine"].unique().tolist(), data["series"].unique().tolist()
+    colours = sns.color_palette("colorblind", len(series))
+    with canvas(1.3 + 0.36 * len(engines) + 0.2 * len(series)) as (figure, (axes,)):
+        for index, name in enumerate(series):
+            part = data[data["series"] == name]
+            heights = [engines.index(engine) + 0.6 * (index + 0.5) / len(series) - 0.3 for engine in part["engine"]]
+            above = (part["high_ratio"] - part["gain_ratio"]).clip(upper=1e3)  # of a single round it is infinite
+            axes.errorbar(
+                part["gain_ratio"], heights, xerr=[part["gain_ratio"] - part["low_ratio"], above],
+                fmt="o", markersize=5, color=colours[index], label=name,
+            )  # fmt: skip
+        axes.axvline(1, color=INK, linewidth=1)
+        axes.set(xlabel="times as fast as eager", ylabel="", ylim=(len(engines) - 0.5, -0.5), xlim=(0, None))
+        axes.set_yticks(range(len(engines)), engines)
+        if len(series) > 1:
+            legend_below(figure, axes)
+    return figure
+
+
 def scaling(frame: pd.DataFrame, size: str, size_label: str) -> Figure:
     """Milliseconds per training step against a size, both logarithmic; the band spans the blocks."""
     data = frame.assign(milliseconds=frame["seconds"] * 1e3, where=_where(frame))

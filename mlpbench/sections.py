@@ -146,7 +146,7 @@ def _suite_sections(results: Results, name: str, suite: _Suite, blocks: pd.DataF
                 frame=shown,
                 figure=_suite_figure(suite, drawn),
                 alt=f"{suite.title}, median: {spoken}.",
-                commands=_commands(results, set(part["session"])),
+                commands=table.commands(results, set(part["session"])),
             )
         )
     return made
@@ -188,13 +188,15 @@ def _memory_sections(results: Results) -> list[Section]:
         "Before: what it held when the operation began."
     )
     sessions = {memory.session for memory in results.memories}
-    return [Section(name="memory", title="Peak memory", text=text, frame=frame, commands=_commands(results, sessions))]
+    return [
+        Section(name="memory", title="Peak memory", text=text, frame=frame, commands=table.commands(results, sessions))
+    ]
 
 
 def _turns_sections(results: Results, blocks: pd.DataFrame) -> list[Section]:
     if blocks.empty:
         return []
-    commands = _commands(results, set(blocks["session"]))
+    commands = table.commands(results, set(blocks["session"]))
     timings = table.timings(blocks)
     timings.insert(1, "workload", table.labels(timings["config"].tolist()))
     made = [
@@ -239,7 +241,7 @@ def _training_sections(results: Results, epochs: pd.DataFrame, target: float) ->
                 frame=curves.against_tutorial(tutorial),
                 figure=plot.tutorial_curve(tutorial),
                 alt="Training and test accuracy per epoch with the range over seeds, and the published points.",
-                commands=_commands(results, set(tutorial["session"])),
+                commands=table.commands(results, set(tutorial["session"])),
             )
         )
     for dataset in epochs["dataset"].unique():
@@ -255,7 +257,7 @@ def _is_tutorial(config: RunConfig) -> bool:
 
 
 def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, target: float) -> list[Section]:
-    commands = _commands(results, set(epochs["session"]))
+    commands = table.commands(results, set(epochs["session"]))
     file_name = "".join(c if c.isalnum() else "-" for c in dataset)
     accuracies = curves.accuracies(epochs).drop(columns="dataset")
     targets = curves.targets(epochs, target)
@@ -306,7 +308,7 @@ def _other_sections(results: Results) -> list[Section]:
                 text="The same seed trained twice, compared bit for bit over every initial parameter, loss, gradient "
                 "and updated parameter. PyTorch promises nothing across thread counts: it splits sums differently.",
                 frame=checks,
-                commands=_commands(results, {check.session for check in results.checks}),
+                commands=table.commands(results, {check.session for check in results.checks}),
             )
         )
     peaks = table.peaks(results)
@@ -322,10 +324,6 @@ def _other_sections(results: Results) -> list[Section]:
         made.append(Section(name="skipped", title="Not measured", text=text, frame=skips))
     made.append(Section(name="protocol", title="How it was measured", text=_PROTOCOL, frame=table.sessions(results)))
     return made
-
-
-def _commands(results: Results, session_ids: set[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(s.command for s in results.sessions.values() if s.id in session_ids))
 
 
 def summary(results: Results) -> str:

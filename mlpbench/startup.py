@@ -1,4 +1,4 @@
-"""What the first step of a process costs: libraries that are built, graphs that are compiled, memory that is laid out."""
+"""What an engine's first step costs: libraries that are built, graphs that are compiled, memory that is laid out."""
 
 import os
 import tempfile

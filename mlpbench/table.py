@@ -276,3 +276,8 @@ def peaks(results: Results) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     return pd.DataFrame(rows).groupby(["machine", "device", "num_threads"], as_index=False).max()
+
+
+def commands(results: Results, session_ids: set[str]) -> tuple[str, ...]:
+    """The commands of these sessions, each once."""
+    return tuple(dict.fromkeys(s.command for s in results.sessions.values() if s.id in session_ids))

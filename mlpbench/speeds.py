@@ -1,0 +1,200 @@
+"""Engines against eager: how many times faster, how near to the machine's own rate, and when a slow start pays.
+
+A row of the frame is an engine in a group that ran in turns with eager and differs from it in nothing else.
+"""
+
+import math
+
+import pandas as pd
+
+from mlpbench import display, plot, stats, table
+from mlpbench.records import RunConfig
+from mlpbench.sections import Fact, Section
+from mlpbench.store import Results
+
+BASELINE = "eager"
+
+
+def speeds(blocks: pd.DataFrame) -> pd.DataFrame:
+    """A row per engine of a `table.blocks` frame that ran in turns with eager, eager included.
+
+    Columns: machine, operation, device, num_threads, dataset, batch_size, width, optimizer, engine, median_s,
+    gain_ratio (eager's time over the engine's) with low_ratio and high_ratio, coverage, num_rounds, num_processes,
+    roof_share, session.
+    """
+    if blocks.empty:
+        return pd.DataFrame()
+    rows = []
+    groups: dict[object, list[pd.DataFrame]] = {}
+    for _, group in blocks.groupby("group", sort=False):
+        if set(table.varying(group["config"].unique().tolist())) == {"engine"} and BASELINE in set(group["engine"]):
+            first = group.iloc[0]
+            key = (first["machine"], first["suite"], first["operation"], tuple(group["config"].unique()))
+            groups.setdefault(key, []).append(group)  # the processes of a run
+    for processes in groups.values():
+        whole = pd.concat(processes)
+        for engine, part in whole.groupby("engine", sort=False):
+            first = part.iloc[0]
+            gain = _gain(processes, str(engine))
+            median_s = float(part["seconds"].median())
+            rows.append(
+                {
+                    "machine": first["machine"],
+                    "operation": first["operation"],
+                    "device": first["device"],
+                    "num_threads": first["num_threads"],
+                    "dataset": first["dataset"],
+                    "batch_size": first["batch_size"],
+                    "width": first["width"],
+                    "optimizer": first["optimizer"],
+                    "engine": engine,
+                    "median_s": median_s,
+                    "gain_ratio": gain.estimate,
+                    "low_ratio": gain.low,
+                    "high_ratio": gain.high,
+                    "coverage": gain.coverage,
+                    "num_rounds": len(part),
+                    "num_processes": len(processes),
+                    "roof_share": first["roof_s"] / median_s,
+                    "session": first["session"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _gain(processes: list[pd.DataFrame], engine: str) -> stats.Interval:
+    """Eager's time over the engine's: median over the processes, or over the rounds of one."""
+    found = []
+    for group in processes:
+        by_round = group.pivot_table(index="round", columns="engine", values="seconds").dropna()
+        found.append(stats.ratio_interval(by_round[engine].tolist(), by_round[BASELINE].tolist()))
+    return found[0] if len(found) == 1 else stats.median_interval([each.estimate for each in found])
+
+
+def starts(results: Results) -> pd.DataFrame:
+    """A row per engine whose first step was timed: the newest, with the seconds beyond eager's, and what they buy.
+
+    Columns: machine, device, engine, first_step_s, epoch_s, eager_epoch_s, pays_after_epochs (infinite: never; NaN: no
+    epoch of it was timed).
+    """
+    newest: dict[tuple[str, str, str], float] = {}
+    wall = {block.measurement: block.wall_ns / block.iterations / 1e9 for block in results.blocks}
+    found = [m for m in results.measurements.values() if m.operation == "first_step" and m.id in wall]
+    for m in sorted(found, key=lambda m: results.sessions[m.session].started_at):
+        machine = results.sessions[m.session].environment.machine
+        newest[machine, m.config.device, m.config.engine] = wall[m.id]
+    epochs = speeds(table.blocks(results))
+    if not epochs.empty:
+        default = RunConfig()
+        epochs = epochs[
+            (epochs["operation"] == "epoch")
+            & (epochs["batch_size"] == default.batch_size)
+            & (epochs["width"] == default.hidden_sizes[0])
+        ]
+    rows = []
+    for (machine, device, engine), first_step_s in newest.items():
+        here = epochs[(epochs["machine"] == machine) & (epochs["device"] == device)] if len(epochs) else epochs
+        times = dict(zip(here["engine"], here["median_s"], strict=True)) if len(here) else {}
+        epoch_s, eager_epoch_s = times.get(engine, math.nan), times.get(BASELINE, math.nan)
+        extra_s = first_step_s - newest.get((machine, device, BASELINE), math.nan)
+        rows.append(
+            {
+                "machine": machine,
+                "device": device,
+                "engine": engine,
+                "first_step_s": first_step_s,
+                "epoch_s": epoch_s,
+                "eager_epoch_s": eager_epoch_s,
+                "pays_after_epochs": _pays_after(extra_s, eager_epoch_s - epoch_s),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _pays_after(extra_s: float, saved_s: float) -> float:
+    """Epochs after which a saving makes up for a slow start.
+
+    >>> _pays_after(9.1, 0.5), _pays_after(1.0, -0.1), _pays_after(-1.0, 0.1)
+    (19.0, inf, 0.0)
+    """
+    if math.isnan(extra_s) or math.isnan(saved_s):
+        return math.nan
+    if extra_s <= 0:
+        return 0.0
+    return math.inf if saved_s <= 0 else float(math.ceil(extra_s / saved_s))
+
+
+def sections(results: Results) -> list[Section]:
+    """What the report shows of engines: steps and epochs in turns with eager, and first steps."""
+    blocks = table.blocks(results)
+    frame = speeds(blocks)
+    made = []
+    if not frame.empty:
+        for operation, title in (("epoch", "Engines: an epoch"), ("train_step", "Engines: a training step")):
+            part = frame[frame["operation"] == operation]
+            if part.empty:
+                continue
+            spoken = ", ".join(
+                f"{row['engine']} {row['gain_ratio']:.2f} times eager's speed (batch {row['batch_size']}, width "
+                f"{row['width']}, {row['device']})"
+                for _, row in part.iterrows()
+                if row["engine"] != BASELINE
+            )
+            made.append(
+                Section(
+                    name=f"engines-{operation.replace('_', '-')}",
+                    title=title,
+                    text="The same training by different engines, in turns, round by round. Gain: eager's time over "
+                    "the engine's, the median over rounds (over processes where there are several) with its interval; "
+                    "above 1 is faster. Roof: what the products alone would take at the best rate of this machine, "
+                    "over what the engine takes.",
+                    frame=_shown(part),
+                    figure=plot.gains(part),
+                    alt=f"{spoken}.",
+                    commands=table.commands(results, set(part["session"])),
+                )
+            )
+    first = starts(results)
+    if not first.empty:
+        made.append(
+            Section(
+                name="engines-start",
+                title="Engines: the first step",
+                text="From a trainer with its data to the end of the engine's first step, in a fresh process with "
+                "empty caches: libraries are built and graphs compiled in it. Pays after: epochs (batch 100, width "
+                "150) whose saving over eager makes up for it.",
+                frame=first,
+            )
+        )
+    return made
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without what is the same throughout, as far as it does not matter."""
+    constant = [name for name in ("dataset", "optimizer", "num_threads", "operation") if len(set(frame[name])) <= 1]
+    return frame.drop(columns=["session", *constant])
+
+
+def facts(results: Results) -> list[Fact]:
+    """The fastest engine of an epoch on each device."""
+    frame = speeds(table.blocks(results))
+    if frame.empty:
+        return []
+    made = []
+    epochs = frame[frame["operation"] == "epoch"]
+    for device, part in epochs.groupby("device", sort=False):
+        best = part.sort_values("gain_ratio").iloc[-1]
+        if best["engine"] == BASELINE:
+            continue
+        note = (
+            f"{best['low_ratio']:.2f} to {best['high_ratio']:.2f} over {best['num_rounds']} rounds in turns; "
+            f"{display.seconds(best['median_s'])} an epoch, batch {best['batch_size']}, width {best['width']}"
+        )
+        made.append(
+            Fact(
+                name=f"Fastest engine over eager, {device}",
+                value=f"{best['engine']} {best['gain_ratio']:.2f}×",
+                note=note,
+            )
+        )
+    return made
