@@ -12,6 +12,8 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("engine", ["eager", "portable"])
-def test_first_steps(certified, engine, setting, device):
+@pytest.mark.parametrize("engine", ["eager", "compiled", "manual", "fused", "portable"])
+def test_first_steps(certified, suite, engine, setting, device):
+    if suite.preset_name == "quick" and engine not in ("eager", "portable"):
+        pytest.skip("takes half a minute more: --preset default has it")
     certified(**{"variables": {}, "engine": engine, "device": device} | SETTINGS[setting])

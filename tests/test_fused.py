@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -65,6 +66,8 @@ def test_any_number_of_threads_gives_the_same_bits(sizes, num_samples, activatio
 
 def test_sums_of_more_terms_than_a_block_holds_are_in_their_order():
     one = engine((2500, 40, 4))  # a block has 1024 terms
+    if one._lanes == 4 and platform.machine() == "x86_64":
+        pytest.skip("without AVX2 a multiply-add is not fused")
     x, _ = batch(9, 2500)
     weight, bias = (p.detach().double() for p in (one._model.linear0.weight, one._model.linear0.bias))
     sums = torch.zeros(9, 40)
