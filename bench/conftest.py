@@ -273,8 +273,9 @@ def raced(suite: Suite, benchmark: Any) -> Callable[..., None]:
     def run(operation: str, engines: Sequence[str], **fields: Any) -> None:
         trainers, reason = [], "no engine was asked for"
         for engine in engines:
-            config = dataclasses.replace(suite.base, engine=engine, **fields)
+            config = suite.base
             try:
+                config = dataclasses.replace(suite.base, engine=engine, **fields)
                 trainer = Trainer(config)
                 trainer.prepare(operation)
                 trainers.append(trainer)

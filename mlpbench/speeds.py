@@ -4,6 +4,7 @@ A row of the frame is an engine in a group that ran in turns with eager and diff
 """
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -20,18 +21,24 @@ def speeds(blocks: pd.DataFrame) -> pd.DataFrame:
 
     Columns: machine, operation, device, num_threads, dataset, batch_size, width, optimizer, engine, median_s,
     gain_ratio (eager's time over the engine's) with low_ratio and high_ratio, coverage, num_rounds, num_processes,
-    roof_share, session.
+    roof_share, session, config (eager's). Of each config the newest run, by the throughput clock.
     """
     if blocks.empty:
         return pd.DataFrame()
+    newest: dict[
+        tuple[str, str, RunConfig], tuple[str, list[pd.DataFrame]]
+    ] = {}  # by what was raced: the run, and its processes' groups
+    for _, group in blocks[blocks["clock"] == "throughput"].groupby("group", sort=False):
+        eager = group[group["engine"] == BASELINE]
+        if eager.empty or table.varying(group["config"].unique().tolist()) != ["engine"]:
+            continue
+        first = eager.iloc[0]
+        raced = (first["machine"], first["operation"], first["config"])
+        if raced not in newest or newest[raced][0] != first["row"]:
+            newest[raced] = first["row"], []
+        newest[raced][1].append(group)
     rows = []
-    groups: dict[object, list[pd.DataFrame]] = {}
-    for _, group in blocks.groupby("group", sort=False):
-        if set(table.varying(group["config"].unique().tolist())) == {"engine"} and BASELINE in set(group["engine"]):
-            first = group.iloc[0]
-            key = (first["machine"], first["suite"], first["operation"], tuple(group["config"].unique()))
-            groups.setdefault(key, []).append(group)  # the processes of a run
-    for processes in groups.values():
+    for (_, _, config), (_, processes) in newest.items():
         whole = pd.concat(processes)
         for engine, part in whole.groupby("engine", sort=False):
             first = part.iloc[0]
@@ -57,6 +64,7 @@ def speeds(blocks: pd.DataFrame) -> pd.DataFrame:
                     "num_processes": len(processes),
                     "roof_share": first["roof_s"] / median_s,
                     "session": first["session"],
+                    "config": config,
                 }
             )
     return pd.DataFrame(rows)
@@ -77,35 +85,30 @@ def starts(results: Results) -> pd.DataFrame:
     Columns: machine, device, engine, first_step_s, epoch_s, eager_epoch_s, pays_after_epochs (infinite: never; NaN: no
     epoch of it was timed).
     """
-    newest: dict[tuple[str, str, str], float] = {}
+    newest: dict[tuple[str, RunConfig], float] = {}
     wall = {block.measurement: block.wall_ns / block.iterations / 1e9 for block in results.blocks}
     found = [m for m in results.measurements.values() if m.operation == "first_step" and m.id in wall]
     for m in sorted(found, key=lambda m: results.sessions[m.session].started_at):
-        machine = results.sessions[m.session].environment.machine
-        newest[machine, m.config.device, m.config.engine] = wall[m.id]
-    epochs = speeds(table.blocks(results))
-    if not epochs.empty:
-        default = RunConfig()
-        epochs = epochs[
-            (epochs["operation"] == "epoch")
-            & (epochs["batch_size"] == default.batch_size)
-            & (epochs["width"] == default.hidden_sizes[0])
-        ]
+        newest[results.sessions[m.session].environment.machine, m.config] = wall[m.id]
+    raced = speeds(table.blocks(results))
+    epochs = {
+        (row["machine"], replace(row["config"], engine=row["engine"])): row["median_s"]
+        for _, row in raced.iterrows()
+        if row["operation"] == "epoch"
+    }
     rows = []
-    for (machine, device, engine), first_step_s in newest.items():
-        here = epochs[(epochs["machine"] == machine) & (epochs["device"] == device)] if len(epochs) else epochs
-        times = dict(zip(here["engine"], here["median_s"], strict=True)) if len(here) else {}
-        epoch_s, eager_epoch_s = times.get(engine, math.nan), times.get(BASELINE, math.nan)
-        extra_s = first_step_s - newest.get((machine, device, BASELINE), math.nan)
+    for (machine, config), first_step_s in newest.items():
+        eager = machine, replace(config, engine=BASELINE)
+        epoch_s, eager_epoch_s = epochs.get((machine, config), math.nan), epochs.get(eager, math.nan)
         rows.append(
             {
                 "machine": machine,
-                "device": device,
-                "engine": engine,
+                "device": config.device,
+                "engine": config.engine,
                 "first_step_s": first_step_s,
                 "epoch_s": epoch_s,
                 "eager_epoch_s": eager_epoch_s,
-                "pays_after_epochs": _pays_after(extra_s, eager_epoch_s - epoch_s),
+                "pays_after_epochs": _pays_after(first_step_s - newest.get(eager, math.nan), eager_epoch_s - epoch_s),
             }
         )
     return pd.DataFrame(rows)
@@ -160,9 +163,9 @@ def sections(results: Results) -> list[Section]:
             Section(
                 name="engines-start",
                 title="Engines: the first step",
-                text="From a trainer with its data to the end of the engine's first step, in a fresh process with "
-                "empty caches: libraries are built and graphs compiled in it. Pays after: epochs (batch 100, width "
-                "150) whose saving over eager makes up for it.",
+                text="From a trainer with its data to the end of an epoch's first step, in a fresh process with "
+                "empty caches: libraries are built and graphs compiled in it. Pays after: epochs of the same workload "
+                "whose saving over eager makes up for what it takes more than eager's.",
                 frame=first,
             )
         )
@@ -172,7 +175,7 @@ def sections(results: Results) -> list[Section]:
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     """Without what is the same throughout, as far as it does not matter."""
     constant = [name for name in ("dataset", "optimizer", "num_threads", "operation") if len(set(frame[name])) <= 1]
-    return frame.drop(columns=["session", *constant])
+    return frame.drop(columns=["session", "config", *constant])
 
 
 def facts(results: Results) -> list[Fact]:
@@ -181,13 +184,17 @@ def facts(results: Results) -> list[Fact]:
     if frame.empty:
         return []
     made = []
-    epochs = frame[frame["operation"] == "epoch"]
+    usual = RunConfig()
+    is_usual = (frame["batch_size"] == usual.batch_size) & (frame["width"] == usual.hidden_sizes[0])
+    epochs = frame[(frame["operation"] == "epoch") & is_usual]
     for device, part in epochs.groupby("device", sort=False):
-        best = part.sort_values("gain_ratio").iloc[-1]
+        best = part.sort_values("median_s").iloc[0]
         if best["engine"] == BASELINE:
             continue
+        is_one = best["num_processes"] == 1
+        spread = f"{best['num_rounds']} rounds" if is_one else f"{best['num_processes']} processes"
         note = (
-            f"{best['low_ratio']:.2f} to {best['high_ratio']:.2f} over {best['num_rounds']} rounds in turns; "
+            f"{best['low_ratio']:.2f} to {best['high_ratio']:.2f} over {spread} in turns; "
             f"{display.seconds(best['median_s'])} an epoch, batch {best['batch_size']}, width {best['width']}"
         )
         made.append(

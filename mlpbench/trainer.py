@@ -127,7 +127,7 @@ class Trainer:
         self.use_threads()
         self.reset()
         if name == "epoch":
-            self._train(2)
+            self._train(is_beginning=True)
             self.reset()
             return
         if name == "optimizer_step":
@@ -260,10 +260,10 @@ class Trainer:
         size = self.config.batch_size
         return self._train_x[:size], self._train_y[:size]
 
-    def _train(self, num_batches: int | None = None) -> tuple[float, float, float]:
+    def _train(self, *, is_beginning: bool = False) -> tuple[float, float, float]:
         order = self._next_order()
-        if num_batches is not None:
-            order = order[: num_batches * self.config.batch_size]
+        if is_beginning:  # two batches, and one as short as the last of an epoch
+            order = order[: 2 * self.config.batch_size + len(order) % self.config.batch_size]
         made: Progress = (
             self.engine.train(self._train_x, self._train_y, order, self.config.batch_size)
             if self.config.loader == "memory"

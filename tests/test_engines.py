@@ -99,6 +99,34 @@ def test_odd_widths_and_batches_learn_as_eager(config, as_eager, engine, batch_s
 
 
 @every_engine
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_evaluating_changes_nothing_of_the_training(config, engine, optimizer):
+    one, other = (Trainer(replace(config, engine=engine, optimizer=optimizer)) for _ in range(2))
+    one.use_threads()
+    for _ in range(2):
+        one.evaluate()
+        one.logits()
+        assert one.epoch() == other.epoch()
+
+
+@every_engine
+def test_two_engines_can_train_a_model_in_turns(config, engine):
+    one = Trainer(replace(config, engine=engine))
+    one.use_threads()
+    x, y = one.inputs["train images"][:100], one.inputs["train labels"][:100]
+    before = digest(one.model.state_dict())
+    mine = one.engine
+    if engine == "portable_fused":
+        pytest.skip("reads its parameters where they were, and says so if they are not")
+    other = ENGINES["manual"](one.model, one.config)
+    seen = {before}
+    for turn in (mine, other, mine, other):
+        turn.step(x, y)
+        seen.add(digest(one.model.state_dict()))
+    assert len(seen) == 5
+
+
+@every_engine
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_the_same_seed_gives_the_same_bits_again(config, engine, num_threads):
     config = replace(config, engine=engine, num_threads=num_threads, optimizer="nesterov", num_epochs=2)

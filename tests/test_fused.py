@@ -232,6 +232,20 @@ def test_what_cannot_be_read_is_refused_and_changes_nothing(case):
     assert math.isfinite(one.step(X, Y)[0])
 
 
+def test_a_refused_trace_leaves_nothing_behind():
+    one, two = engine((5, 4, 3)), engine((5, 4, 3))
+    with pytest.raises(InputError, match="label 9"):
+        one.trace(X[:1], torch.tensor([9]))
+    x, y = batch(5000, 5, 3)
+    assert torch.equal(one.step(x, y)[0], two.step(x, y)[0])
+
+
+@pytest.mark.parametrize("batch_size", [0, -5])
+def test_a_batch_without_samples_is_refused(batch_size):
+    with pytest.raises(InputError, match=f"a batch has samples, not {batch_size}"):
+        engine((5, 4, 3)).train(X, Y, ORDER, batch_size)
+
+
 def test_images_that_change_are_looked_through_again():
     one = engine((5, 4, 3))
     x = X.clone()

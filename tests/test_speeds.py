@@ -58,6 +58,14 @@ def test_groups_without_eager_or_with_other_differences_do_not_count():
     assert speeds.speeds(pd.DataFrame()).empty
 
 
+def test_the_newest_run_of_a_race_counts_whoever_took_part():
+    later = session("t", started_at="2026-02-01T00:00:00+00:00")
+    again = raced({"eager": [100.0] * 3, "fused": [50.0] * 3, "manual": [80.0] * 3}, session="t", group="h")
+    assert gains(results(session(), raced(RACE), later, again)) == pytest.approx(
+        {"eager": 1, "fused": 2, "manual": 1.25}
+    )
+
+
 def test_engines_timed_by_hand_count_too():
     assert gains(results(session(), raced(RACE, suite="time")))["fused"] == pytest.approx(4)
 

@@ -92,21 +92,26 @@ class Compiled(Engine):
         super().__init__(model, config)
         for name in config.activations:
             choose(ACTIVATIONS, name, "activation of engine compiled")
-        parameters = tuple(p.detach() for p in model.parameters())
         self._training = _Training(
-            parameters=parameters,
-            state=rules.initial_state(parameters, config.optimizer),
+            parameters=self._parameters(),
+            state=rules.initial_state(self._parameters(), config.optimizer),
             loss_sum=torch.zeros((), dtype=torch.float64, device=self.device),
             num_correct=torch.zeros((), dtype=torch.int64, device=self.device),
         )
         # All that the step depends on: runs that differ in nothing of it share what was compiled.
         self._kind = replace(config, seed=0, num_epochs=1, dataset="", loader="", num_threads=None)
 
+    def _parameters(self) -> rules.Tensors:
+        """The model's, wherever they are now: another engine may have moved them."""
+        return tuple(p.detach() for p in self._model.parameters())
+
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self._training = replace(self._training, parameters=self._parameters())
         loss, logits, *_ = self._step(x, y, torch.arange(len(x), device=x.device), has_stages=False)
         return loss, logits
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+        self._training = replace(self._training, parameters=self._parameters())
         self._training.loss_sum.zero_()
         self._training.num_correct.zero_()
         for index in order.to(x.device).split(batch_size):

@@ -118,9 +118,9 @@ struct Barrier {
       round.store(mine + 1, std::memory_order_release);
       return;
     }
-    for (int spins = 0; round.load(std::memory_order_acquire) == mine; ++spins) {
-      if (spins > 10000) std::this_thread::yield();
-      else relax();
+    for (int spins = 0; round.load(std::memory_order_acquire) == mine;) {
+      if (spins > 2000) std::this_thread::yield();  // more threads than processors
+      else relax(), ++spins;
     }
   }
 };
@@ -398,7 +398,7 @@ void fused_run(Network* net, const float* x, const Int* labels, const Int* order
                         logits ? logits + begin * last.num_out : nullptr};
       if (thread.index == 0) {
         for (Int i = 0; i < size; ++i) first.inputs[i] = x + (order ? order[begin + i] : begin + i) * first.num_in;
-        net->power1 *= 0.9, net->power2 *= 0.999;
+        if (labels) net->power1 *= 0.9, net->power2 *= 0.999;
       }
       thread.wait();
       worker.step(batch);

@@ -8,11 +8,12 @@ Shapes: N samples, B batch, D features, C classes.
 
 import ctypes
 import functools
-import weakref
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from mlpbench import native
 from mlpbench.engines.engine import Engine, Progress, stages
@@ -30,6 +31,8 @@ _NAMES = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")
 ACTIVATIONS = {name: i for i, name in enumerate(_NAMES)}
 ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
 _NO_ACTIVATION = len(_NAMES)
+_EVALUATED = 1000  # samples at a time
+_finite: Any = WeakTensorKeyDictionary()  # images that were looked through, and their version then
 OPTIMIZERS = {name: i for i, name in enumerate(("sgd", "momentum", "nesterov", "adam", "adamw"))}
 
 
@@ -97,7 +100,6 @@ class Fused(Engine):
         self._lanes: int = self._library.fused_lanes()
         self._memory: dict[tuple[int, str], Tensor] = {}  # all that the library uses, by layer and name
         self._capacity = 0  # samples
-        self._finite: tuple[weakref.ref[Tensor], int] | None = None  # images that were looked through, at which version
         self._layers = (_Layer * (len(activations) + 1))()
         for i, layer in enumerate(self._layers):
             layer.num_in, layer.num_out = self._sizes[i : i + 2]
@@ -131,7 +133,7 @@ class Fused(Engine):
     def logits(self, x: Tensor) -> Tensor:
         LIBRARY.require(x, "inputs", torch.float32, (None, self._sizes[0]))
         logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float32, device="cpu")
-        self._run(x, None, None, len(x), logits)
+        self._run(x, None, None, min(len(x), _EVALUATED), logits)
         return logits
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -139,14 +141,17 @@ class Fused(Engine):
             layer.z = self._floats(i, "z", len(x), layer.stride)
             layer.weight.gradient = self._floats(i, "weight gradient", layer.num_in, layer.stride)
             layer.bias.gradient = self._floats(i, "bias gradient", layer.stride)
-        loss, logits = self.step(x, y)
+        try:
+            loss, logits = self.step(x, y)
+        finally:
+            for layer in self._layers:
+                layer.z = layer.weight.gradient = layer.bias.gradient = None
         outputs: list[Tensor] = []
         gradients: list[Tensor] = []
-        for i, layer in enumerate(self._layers):
-            outputs += [self._memory[i, name][: len(x), : layer.num_out].clone() for name in "za"]
-            gradients += [self._memory[i, "weight gradient"][:, : layer.num_out].t().contiguous()]
-            gradients += [self._memory[i, "bias gradient"][: layer.num_out].clone()]
-            layer.z = layer.weight.gradient = layer.bias.gradient = None
+        for i, size in enumerate(self._sizes[1:]):
+            outputs += [self._memory[i, name][: len(x), :size].clone() for name in "za"]
+            gradients += [self._memory[i, "weight gradient"][:, :size].t().contiguous()]
+            gradients += [self._memory[i, "bias gradient"][:size].clone()]
         outputs[-2:] = [logits]
         names = [f"forward {name}" for name, _ in self._model.named_children()]
         parameters = dict(self._model.named_parameters())
@@ -161,6 +166,8 @@ class Fused(Engine):
     def _train(self, x: Tensor, y: Tensor, order: Tensor | None, batch_size: int, logits: Tensor | None) -> Progress:
         LIBRARY.require(x, "inputs", torch.float32, (None, self._sizes[0]))
         LIBRARY.require(y, "labels", torch.int64, x.shape[:1])
+        if batch_size < 1:
+            raise InputError(f"engine fused: a batch has samples, not {batch_size}")
         if order is not None:
             LIBRARY.require(order, "order", torch.int64, (None,))
         self._check(x, y, order)
@@ -182,7 +189,7 @@ class Fused(Engine):
                 f"engine fused: label {y[sample].item()} of sample {sample} is none of the {self._sizes[-1]} classes, "
                 "which are counted from 0"
             )
-        if self._finite and self._finite[0]() is x and self._finite[1] == x._version:
+        if _finite.get(x) == x._version:
             return
         n = self._library.fused_not_finite(x.data_ptr(), x.numel())
         if n:
@@ -190,7 +197,7 @@ class Fused(Engine):
                 f"engine fused: the image of sample {(n - 1) // self._sizes[0]} has a {x.flatten()[n - 1].item()}; "
                 "inputs must be finite"
             )
-        self._finite = weakref.ref(x), x._version
+        _finite[x] = x._version
 
     def _run(
         self, x: Tensor, y: Tensor | None, order: Tensor | None, batch_size: int, logits: Tensor | None

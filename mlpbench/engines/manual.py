@@ -78,12 +78,16 @@ class Manual(Engine):
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         self._activations = [choose(ACTIVATIONS, name, "activation of engine manual") for name in config.activations]
-        self._parameters = tuple(p.detach() for p in model.parameters())
-        self._weights, self._biases = self._parameters[::2], self._parameters[1::2]
+        self._take()
         self._gradients = [torch.zeros_like(p) for p in self._parameters]
         self._state = rules.initial_state(self._parameters, config.optimizer)
         self._rule = rules.rule(config.optimizer)
         self._buffers: dict[int, _Buffers] = {}  # by the size of a batch
+
+    def _take(self) -> None:
+        """The model's parameters, wherever they are now: another engine may have moved them."""
+        self._parameters = tuple(p.detach() for p in self._model.parameters())
+        self._weights, self._biases = self._parameters[::2], self._parameters[1::2]
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         loss = self.loss(x, y)
@@ -92,6 +96,7 @@ class Manual(Engine):
         return loss, self._now.z[-1].clone()
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+        self._take()
         order = order.to(x.device)
         labels = y[order]
         logits = torch.empty(len(order), len(self._biases[-1]), dtype=x.dtype, device=x.device)
@@ -112,10 +117,12 @@ class Manual(Engine):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        self._take()
         self._x, self._now = x, self._buffer(len(x))
         return self._forward().clone()
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        self._take()
         self._x, self._y, self._now = x, y, self._buffer(len(x))
         return functional.cross_entropy(self._forward(), y)
 
@@ -136,7 +143,13 @@ class Manual(Engine):
         self._rule(self._parameters, tuple(self._gradients), self._state, self._config)
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.forward(x)
+        self._take()
+        a = x
+        for k, bias in enumerate(self._biases):
+            a = _multiply(a, self._weights[k], a.new_empty(len(a), len(bias)), bias)
+            if k < len(self._activations):
+                self._activations[k].forward(a, a)
+        return a
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         loss, logits = self.step(x, y)
