@@ -86,6 +86,7 @@ class Compiled(Engine):
         InputError: where torch.compile cannot compile it, at the first step.
     """
 
+    arithmetic = "compiled"
     has_parts = False
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:

@@ -89,6 +89,7 @@ class Fused(Engine):
             there is no C++ compiler to build it.
     """
 
+    arithmetic = "fused"
     has_parts = False
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:

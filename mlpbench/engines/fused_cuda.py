@@ -92,6 +92,7 @@ class FusedCuda(Engine):
             CUDA, and where Triton is missing or fails.
     """
 
+    arithmetic = "fused_cuda"
     has_parts = False
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:

@@ -75,6 +75,8 @@ class _Buffers:
 class Manual(Engine):
     """Own backward pass over PyTorch's operations, on any device."""
 
+    arithmetic = "manual"
+
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         self._activations = [choose(ACTIVATIONS, name, "activation of engine manual") for name in config.activations]
