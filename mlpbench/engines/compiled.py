@@ -6,9 +6,9 @@ cost. The first step of a process compiles, for seconds; see `mlpbench.startup` 
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,20 +30,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Training:
+class _Training(NamedTuple):
     """What a step changes, in place."""
 
     parameters: rules.Tensors
     state: rules.State
-    loss_sum: Tensor  # () float64
-    num_correct: Tensor  # () int64
 
 
 def _step(
     training: _Training, x: Tensor, y: Tensor, index: Tensor, *, config: RunConfig, has_stages: bool
-) -> tuple[Tensor, Tensor, list[Tensor], Tensor, rules.Tensors]:
-    """Train on the samples that `index` (B,) names: loss, logits, and if asked for outputs, dlogits and gradients."""
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor, rules.Tensors]:
+    """Train on the samples that `index` (B,) names: loss, number correct (), logits; if asked for, what it made."""
     parameters = training.parameters
     batch, labels = x[index], y[index]
     activations = [ACTIVATIONS[name] for name in config.activations]
@@ -64,10 +61,14 @@ def _step(
     by = (0, 1) if has_stages else (0,)
     every, (loss, (logits, outputs)) = torch.func.grad_and_value(forward, argnums=by, has_aux=True)(parameters, nothing)
     gradients, dlogits = every if has_stages else (every[0], nothing)
-    training.loss_sum.add_(loss * len(labels))
-    training.num_correct.add_((logits.argmax(1) == labels).sum())
+    num_correct = (logits.argmax(1) == labels).sum()
     rules.rule(config.optimizer)(parameters, gradients, training.state, config)
-    return (loss, logits, outputs, dlogits, gradients) if has_stages else (loss, logits, [], nothing, ())
+    return (loss, num_correct, logits, *((outputs, dlogits, gradients) if has_stages else ([], nothing, ())))
+
+
+def is_too_old() -> bool:
+    """Whether this PyTorch's torch.compile is one by which the losses are not eager's: 2.11's."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 
 
 @functools.lru_cache(maxsize=64)
@@ -83,7 +84,7 @@ class Compiled(Engine):
     """The whole step as one graph; a last batch that is shorter than the others gets one of its own.
 
     Raises:
-        InputError: where torch.compile cannot compile it, at the first step.
+        InputError: for PyTorch 2.11; at the first step where torch.compile cannot compile it.
     """
 
     arithmetic = "compiled"
@@ -91,13 +92,16 @@ class Compiled(Engine):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
+        if is_too_old():
+            raise InputError(
+                f"engine compiled: the torch.compile of PyTorch {torch.__version__} loses some of what a step changes; "
+                "use PyTorch 2.12 or newer, or engine=manual"
+            )
         for name in config.activations:
             choose(ACTIVATIONS, name, "activation of engine compiled")
         self._training = _Training(
             parameters=self._parameters(),
             state=rules.initial_state(self._parameters(), config.optimizer),
-            loss_sum=torch.zeros((), dtype=torch.float64, device=self.device),
-            num_correct=torch.zeros((), dtype=torch.int64, device=self.device),
         )
         # All that the step depends on: runs that differ in nothing of it share what was compiled.
         self._kind = replace(config, seed=0, num_epochs=1, dataset="", loader="", num_threads=None)
@@ -107,19 +111,22 @@ class Compiled(Engine):
         return tuple(p.detach() for p in self._model.parameters())
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        self._training = replace(self._training, parameters=self._parameters())
-        loss, logits, *_ = self._step(x, y, torch.arange(len(x), device=x.device), has_stages=False)
+        self._training = self._training._replace(parameters=self._parameters())
+        loss, _, logits, *_ = self._step(x, y, torch.arange(len(x), device=x.device), has_stages=False)
         return loss, logits
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
-        self._training = replace(self._training, parameters=self._parameters())
-        self._training.loss_sum.zero_()
-        self._training.num_correct.zero_()
-        for index in order.to(x.device).split(batch_size):
-            loss, *_ = self._step(x, y, index, has_stages=False)
+        self._training = self._training._replace(parameters=self._parameters())
+        losses, hits = [], []
+        batches = order.to(x.device).split(batch_size)
+        for index in batches:
+            loss, num_correct, *_ = self._step(x, y, index, has_stages=False)
+            losses.append(loss)
+            hits.append(num_correct)
+        sizes = torch.tensor([len(index) for index in batches], device=x.device)
         return Progress(
-            loss_sum=self._training.loss_sum.item(),
-            num_correct=int(self._training.num_correct.item()),
+            loss_sum=(torch.stack(losses).double() * sizes).sum().item(),
+            num_correct=int(torch.stack(hits).sum().item()),
             last_loss=loss.item(),
         )
 
@@ -130,7 +137,7 @@ class Compiled(Engine):
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         index = torch.arange(len(x), device=x.device)
-        loss, _, outputs, dlogits, gradients = self._step(x, y, index, has_stages=True)
+        loss, _, _, outputs, dlogits, gradients = self._step(x, y, index, has_stages=True)
         parameters = dict(self._model.named_parameters())
         return stages(
             {f"forward {name}": z for (name, _), z in zip(self._model.named_children(), outputs, strict=True)},

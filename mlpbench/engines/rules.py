@@ -5,7 +5,7 @@ step is a Python number.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from mlpbench.records import RunConfig, choose
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class State:
+class State(NamedTuple):
     """What an optimizer keeps: a tensor like each parameter, or none; and the number of steps (), float32."""
 
     m: tuple[Tensor, ...]
