@@ -85,6 +85,12 @@ class Suite:
                             self.append(peak)
         return self._session
 
+    def rounds(self, operation: str) -> int:
+        """How many blocks of an operation: the preset's, or what the user says; of a long one no fewer than that."""
+        if operation in timing.LONG_OPERATIONS:
+            return max(self.preset.epoch_rounds, self.min_rounds)
+        return self.min_rounds or self.preset.rounds
+
     def watch(self, device: str) -> timing.Watch:
         """What runs beside the blocks of a device."""
         if device not in self._watches:
@@ -203,20 +209,19 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
             config = dataclasses.replace(suite.base, **fields)
             trainer = Trainer(config)
             timing.check_clock(clock, operation, trainer.config.device)
+            call = trainer.operation(operation)
         except InputError as error:
             benchmark.skipped = True  # or pytest-benchmark warns of an unused fixture
             suite.skip(operation, config, str(error))
-        call = timing.waiting(trainer.operation(operation)) if clock == "latency" else trainer.operation(operation)
+        if clock == "latency":
+            call = timing.waiting(call)
         benchmark.group = f"{name} {operation} {trainer.config.device}"
         if not suite.is_recording or benchmark.disabled:
             trainer.prepare(operation)
             benchmark(call)
             return
         session = suite.session
-        is_long = operation in timing.LONG_OPERATIONS
-        rounds = suite.min_rounds or suite.preset.rounds
-        if is_long:
-            rounds = max(suite.preset.epoch_rounds, suite.min_rounds)
+        rounds = suite.rounds(operation)
         measurement, iterations = timing.begin(
             trainer,
             operation,
@@ -248,7 +253,7 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
             return
         TIMER.follow(benchmark, measurement.id, watch, suite.append)
         try:
-            if is_long:
+            if operation in timing.LONG_OPERATIONS:
 
                 def prepare() -> None:
                     TIMER.flush()
@@ -288,13 +293,12 @@ def raced(suite: Suite, benchmark: Any) -> Callable[..., None]:
             pytest.skip(reason)
         benchmark.group = f"engines {operation} {trainers[0].config.device}, {trainers[0].config.engine} alone"
         if suite.is_recording and not benchmark.disabled:
-            is_long = operation in timing.LONG_OPERATIONS
             timing.measure(
                 operation,
                 trainers,
                 session=suite.session,
                 suite="engines",
-                rounds=suite.min_rounds or (suite.preset.epoch_rounds if is_long else suite.preset.rounds),
+                rounds=suite.rounds(operation),
                 warm_up_s=suite.preset.warm_up_s,
                 emit=suite.append,
                 watch=suite.watch(trainers[0].config.device),
@@ -312,8 +316,9 @@ def started(suite: Suite) -> Callable[..., None]:
     def run(**fields: Any) -> None:
         if suite.run:
             pytest.skip("the first process has measured it")
-        config = dataclasses.replace(suite.base, **fields)
+        config = suite.base
         try:
+            config = dataclasses.replace(suite.base, **fields)
             Trainer(config)  # what cannot run at all need not be tried in another process
             records = startup.measure(config, suite.session.id if suite.is_recording else "-")
         except InputError as error:

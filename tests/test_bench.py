@@ -122,6 +122,17 @@ def test_warm_up_rounds_of_pytest_benchmark_are_not_recorded(tmp_path):
     assert [b.round for b in store.load([tmp_path]).blocks] == [0, 1, 2, 3, 4]
 
 
+def test_a_part_that_the_engine_does_not_have_is_skipped_on_record(tmp_path):
+    settings = ["--set", "engine=sklearn", "--set", "activations=relu"]
+    done = bench("-k", "operations", "--device", "cpu", "--results", tmp_path, *settings)
+    assert done.returncode == 0, done.stdout
+    results = store.load([tmp_path])
+    parts = {"forward", "backward", "forward_backward", "optimizer_step"}
+    told = {skip.operation for skip in results.skips if "computes a step in one piece" in skip.reason}
+    assert told == parts
+    assert {m.operation for m in results.measurements.values()} == {"train_step", "evaluate"}
+
+
 def test_settings_change_the_workload_but_not_what_a_file_varies(tmp_path):
     arguments = ["--set", "batch_size=7", "--set", "activations=relu"]
     done = bench("-k", "forward_backward or test_batch_sizes", "--device", "cpu", "--results", tmp_path, *arguments)
