@@ -25,9 +25,8 @@ def speeds(blocks: pd.DataFrame) -> pd.DataFrame:
     """
     if blocks.empty:
         return pd.DataFrame()
-    newest: dict[
-        tuple[str, str, RunConfig], tuple[str, list[pd.DataFrame]]
-    ] = {}  # by what was raced: the run, and its processes' groups
+    # By what was raced: the newest run, and its processes' groups.
+    newest: dict[tuple[str, str, RunConfig], tuple[str, list[pd.DataFrame]]] = {}
     for _, group in blocks[blocks["clock"] == "throughput"].groupby("group", sort=False):
         eager = group[group["engine"] == BASELINE]
         if eager.empty or table.varying(group["config"].unique().tolist()) != ["engine"]:
@@ -79,18 +78,17 @@ def _gain(processes: list[pd.DataFrame], engine: str) -> stats.Interval:
     return found[0] if len(found) == 1 else stats.median_interval([each.estimate for each in found])
 
 
-def starts(results: Results) -> pd.DataFrame:
+def starts(results: Results, raced: pd.DataFrame) -> pd.DataFrame:
     """A row per engine whose first step was timed: the newest, with the seconds beyond eager's, and what they buy.
 
-    Columns: machine, device, engine, first_step_s, epoch_s, eager_epoch_s, pays_after_epochs (infinite: never; NaN: no
-    epoch of it was timed).
+    `raced` is what `speeds` gives. Columns: machine, device, engine, first_step_s, epoch_s, eager_epoch_s,
+    pays_after_epochs (infinite: never; NaN: no epoch of it was timed).
     """
     newest: dict[tuple[str, RunConfig], float] = {}
     wall = {block.measurement: block.wall_ns / block.iterations / 1e9 for block in results.blocks}
     found = [m for m in results.measurements.values() if m.operation == "first_step" and m.id in wall]
     for m in sorted(found, key=lambda m: results.sessions[m.session].started_at):
         newest[results.sessions[m.session].environment.machine, m.config] = wall[m.id]
-    raced = speeds(table.blocks(results))
     epochs = {
         (row["machine"], replace(row["config"], engine=row["engine"])): row["median_s"]
         for _, row in raced.iterrows()
@@ -127,37 +125,34 @@ def _pays_after(extra_s: float, saved_s: float) -> float:
     return math.inf if saved_s <= 0 else float(math.ceil(extra_s / saved_s))
 
 
-def sections(results: Results) -> list[Section]:
-    """What the report shows of engines: steps and epochs in turns with eager, and first steps."""
-    blocks = table.blocks(results)
-    frame = speeds(blocks)
+def sections(results: Results, raced: pd.DataFrame) -> list[Section]:
+    """Epochs and steps in turns with eager (`raced` is what `speeds` gives), and first steps."""
     made = []
-    if not frame.empty:
-        for operation, title in (("epoch", "Engines: an epoch"), ("train_step", "Engines: a training step")):
-            part = frame[frame["operation"] == operation]
-            if part.empty:
-                continue
-            spoken = ", ".join(
-                f"{row['engine']} {row['gain_ratio']:.2f} times eager's speed (batch {row['batch_size']}, width "
-                f"{row['width']}, {row['device']})"
-                for _, row in part.iterrows()
-                if row["engine"] != BASELINE
+    for operation, title in (("epoch", "Engines: an epoch"), ("train_step", "Engines: a training step")):
+        part = raced if raced.empty else raced[raced["operation"] == operation]
+        if part.empty:
+            continue
+        spoken = ", ".join(
+            f"{row['engine']} {row['gain_ratio']:.2f} times eager's speed (batch {row['batch_size']}, width "
+            f"{row['width']}, {row['device']})"
+            for _, row in part.iterrows()
+            if row["engine"] != BASELINE
+        )
+        made.append(
+            Section(
+                name=f"engines-{operation.replace('_', '-')}",
+                title=title,
+                text="The same training by different engines, in turns, round by round. Gain: eager's time over the "
+                "engine's, the median over rounds (over processes where there are several) with its interval; above 1 "
+                "is faster. Roof: what the products alone would take at the best rate of this machine, over what the "
+                "engine takes.",
+                frame=_shown(part),
+                figure=plot.gains(part),
+                alt=f"{spoken}.",
+                commands=table.commands(results, set(part["session"])),
             )
-            made.append(
-                Section(
-                    name=f"engines-{operation.replace('_', '-')}",
-                    title=title,
-                    text="The same training by different engines, in turns, round by round. Gain: eager's time over "
-                    "the engine's, the median over rounds (over processes where there are several) with its interval; "
-                    "above 1 is faster. Roof: what the products alone would take at the best rate of this machine, "
-                    "over what the engine takes.",
-                    frame=_shown(part),
-                    figure=plot.gains(part),
-                    alt=f"{spoken}.",
-                    commands=table.commands(results, set(part["session"])),
-                )
-            )
-    first = starts(results)
+        )
+    first = starts(results, raced)
     if not first.empty:
         made.append(
             Section(
@@ -178,15 +173,14 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.drop(columns=["session", "config", *constant])
 
 
-def facts(results: Results) -> list[Fact]:
-    """The fastest engine of an epoch on each device."""
-    frame = speeds(table.blocks(results))
-    if frame.empty:
+def facts(raced: pd.DataFrame) -> list[Fact]:
+    """The fastest engine of an epoch on each device; `raced` is what `speeds` gives."""
+    if raced.empty:
         return []
     made = []
     usual = RunConfig()
-    is_usual = (frame["batch_size"] == usual.batch_size) & (frame["width"] == usual.hidden_sizes[0])
-    epochs = frame[(frame["operation"] == "epoch") & is_usual]
+    is_usual = (raced["batch_size"] == usual.batch_size) & (raced["width"] == usual.hidden_sizes[0])
+    epochs = raced[(raced["operation"] == "epoch") & is_usual]
     for device, part in epochs.groupby("device", sort=False):
         best = part.sort_values("median_s").iloc[0]
         if best["engine"] == BASELINE:

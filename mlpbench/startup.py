@@ -48,4 +48,4 @@ def _first_step(config: RunConfig, folder: str) -> tuple[float, RunConfig, int]:
     inputs = trainer.inputs
     size = trainer.samples_per_call("train_step")
     trainer.engine.train(inputs["train images"], inputs["train labels"], trainer.order(0)[:size], size)
-    return clock() - start, trainer.config, trainer.samples_per_call("train_step")
+    return clock() - start, trainer.config, size

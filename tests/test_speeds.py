@@ -24,13 +24,17 @@ def raced(milliseconds, *, operation="epoch", session="s", group="g", suite="eng
 RACE = {"eager": [400.0, 800.0, 400.0], "fused": [100.0, 200.0, 160.0], "portable": [800.0, 1600.0, 800.0]}
 
 
+def of(records):
+    return speeds.speeds(table.blocks(records))
+
+
 def gains(records) -> dict[str, float]:
-    frame = speeds.speeds(table.blocks(records))
+    frame = of(records)
     return dict(zip(frame["engine"], frame["gain_ratio"], strict=True))
 
 
 def test_a_gain_is_the_median_of_the_rounds_ratios():
-    frame = speeds.speeds(table.blocks(results(session(), raced(RACE))))
+    frame = of(results(session(), raced(RACE)))
     assert frame["engine"].tolist() == ["eager", "fused", "portable"]
     assert frame["gain_ratio"].tolist() == pytest.approx([1, 4, 0.5])
     fused = frame.iloc[1]
@@ -43,7 +47,7 @@ def test_the_processes_of_a_run_are_one_row_each_process_one_value():
     made = [session(f"s{i}", run="r", process=i) for i in range(3)]
     for i, factor in enumerate((1, 2, 3)):
         made += raced({"eager": [100.0 * factor] * 4, "fused": [50.0] * 4}, session=f"s{i}", group=f"g{i}")
-    frame = speeds.speeds(table.blocks(results(*made)))
+    frame = of(results(*made))
     assert frame["engine"].tolist() == ["eager", "fused"]
     assert frame["gain_ratio"].tolist() == pytest.approx([1, 4])
     assert (frame["low_ratio"][1], frame["high_ratio"][1], frame["num_processes"][1]) == pytest.approx((2, 6, 3))
@@ -54,7 +58,7 @@ def test_groups_without_eager_or_with_other_differences_do_not_count():
     mixed = raced({"eager": [1.0, 1.0], "fused": [1.0, 1.0]}, group="g2")
     alone = raced({"fused": [1.0], "manual": [1.0]}, group="g3")
     assert gains(results(session(), raced(RACE))) != {}
-    assert speeds.speeds(table.blocks(results(session(), other, mixed, alone))).empty
+    assert of(results(session(), other, mixed, alone)).empty
     assert speeds.speeds(pd.DataFrame()).empty
 
 
@@ -73,7 +77,7 @@ def test_engines_timed_by_hand_count_too():
 def test_the_roof_is_that_of_the_machine():
     flops = 600 * 74_940_000
     peak = Peak(session="s", device="cpu", num_threads=2, gemm_flops_per_s=flops / 0.08, copy_bytes_per_s=1.0)
-    frame = speeds.speeds(table.blocks(results(session(), peak, raced(RACE, num_threads=2))))
+    frame = of(results(session(), peak, raced(RACE, num_threads=2)))
     assert frame["roof_share"].tolist() == pytest.approx([0.2, 0.5, 0.1], rel=1e-3)
 
 
@@ -89,7 +93,7 @@ def started(**seconds):
 
 def test_a_slow_start_pays_after_the_epochs_that_make_up_for_it():
     made = results(session(), raced(RACE), started(eager=0.1, fused=3.4, portable=0.5, compiled=9.0))
-    frame = speeds.starts(made).set_index("engine")
+    frame = speeds.starts(made, of(made)).set_index("engine")
     # 3.3 s more than eager, and 240 ms less an epoch
     assert frame["pays_after_epochs"]["fused"] == math.ceil(3.3 / 0.24) == 14
     assert frame["pays_after_epochs"]["eager"] == 0
@@ -103,14 +107,14 @@ def test_the_newest_start_counts():
         session(), started(eager=0.1), session("t", started_at="2026-02-01T00:00:00+00:00"),
         timed("new", [700.0], config=RunConfig(), operation="first_step", session="t"),
     )  # fmt: skip
-    assert speeds.starts(made)["first_step_s"].tolist() == pytest.approx([0.7])
+    assert speeds.starts(made, of(made))["first_step_s"].tolist() == pytest.approx([0.7])
 
 
 def test_sections_have_a_table_a_figure_and_words():
     made = results(
         session(), raced(RACE), raced(RACE, operation="train_step", group="h"), started(eager=0.1, fused=3.4)
     )
-    epoch, step, start = speeds.sections(made)
+    epoch, step, start = speeds.sections(made, of(made))
     assert [s.name for s in (epoch, step, start)] == ["engines-epoch", "engines-train-step", "engines-start"]
     shown = display.table(epoch.frame)
     assert "gain" in shown.columns
@@ -124,12 +128,12 @@ def test_sections_have_a_table_a_figure_and_words():
 
 def test_results_without_engines_have_no_section_and_no_fact():
     nothing = results(session(), replicated([[1.0, 2.0]]))
-    assert speeds.sections(nothing) == []
-    assert speeds.facts(nothing) == []
+    assert speeds.sections(nothing, of(nothing)) == []
+    assert speeds.facts(of(nothing)) == []
 
 
 def test_the_fastest_engine_is_a_fact():
-    (fact,) = speeds.facts(results(session(), raced(RACE)))
+    (fact,) = speeds.facts(of(results(session(), raced(RACE))))
     assert (fact.name, fact.value) == ("Fastest engine over eager, cpu", "fused 4.00×")
     assert "2.50 to 4.00 over 3 rounds in turns" in fact.note
-    assert speeds.facts(results(session(), raced({"eager": [1.0, 1.0], "portable": [2.0, 2.0]}))) == []
+    assert speeds.facts(of(results(session(), raced({"eager": [1.0, 1.0], "portable": [2.0, 2.0]})))) == []

@@ -231,7 +231,7 @@ def _time(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from mlpbench import certificate, display, history, report, reproducibility, sections, speeds, verdicts
+    from mlpbench import certificate, display, history, report, reproducibility, sections, speeds, table, verdicts
 
     results = load(parsed.paths or [newest_file(RESULTS)])
     for problem in results.problems:
@@ -245,10 +245,18 @@ def _report(parsed: argparse.Namespace) -> int:
         print(f"mlpbench: {problem}", file=sys.stderr)
     compared = reproducibility.read(certificates.values())
     bits = reproducibility.sections(compared)
-    made = [*verdicts.of_plans(results), *speeds.sections(results), *made, *bits, *history.section(results), protocol]
+    raced = speeds.speeds(table.blocks(results))
+    made = [
+        *verdicts.of_plans(results),
+        *speeds.sections(results, raced),
+        *made,
+        *bits,
+        *history.section(results),
+        protocol,
+    ]
     report.show(results, made, console)
     try:
-        more = [*speeds.facts(results), *reproducibility.facts(compared)]
+        more = [*speeds.facts(raced), *reproducibility.facts(compared)]
         written = report.write(results, made, parsed.output, parsed.target, more)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or parsed.output}: {error.strerror}") from None
