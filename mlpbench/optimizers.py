@@ -42,5 +42,8 @@ OPTIMIZERS: dict[str, Callable[[Parameters, RunConfig], torch.optim.Optimizer]] 
     "adamw": _adamw,
 }
 
+# How many numbers each keeps for every parameter, beside it.
+NUM_KEPT = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2}
+
 # Learning rates for the optimizers to which the tutorial's .02 would do injustice: PyTorch's defaults.
 USUAL_LR = {"adam": 0.001, "adamw": 0.001}

@@ -17,8 +17,9 @@ import torch
 from mlpbench import data
 from mlpbench.engines import cudagraph, fused_cuda
 from mlpbench.engines.eager import Eager
-from mlpbench.engines.fused_cuda import ACTIVATIONS, OPTIMIZERS, FusedCuda
+from mlpbench.engines.fused_cuda import ACTIVATIONS, FusedCuda
 from mlpbench.models import MODELS
+from mlpbench.optimizers import OPTIMIZERS
 from mlpbench.records import InputError, RunConfig
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")

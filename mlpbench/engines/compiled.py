@@ -138,14 +138,7 @@ class Compiled(Engine):
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         index = torch.arange(len(x), device=x.device)
         loss, _, _, outputs, dlogits, gradients = self._step(x, y, index, has_stages=True)
-        parameters = dict(self._model.named_parameters())
-        return stages(
-            {f"forward {name}": z for (name, _), z in zip(self._model.named_children(), outputs, strict=True)},
-            loss,
-            dlogits,
-            dict(zip(parameters, gradients, strict=True)),
-            parameters,
-        )
+        return stages(self._model, outputs, loss, dlogits, gradients)
 
     def _step(self, x: Tensor, y: Tensor, index: Tensor, *, has_stages: bool) -> tuple[Any, ...]:
         from torch._dynamo.exc import TorchDynamoException

@@ -1,7 +1,5 @@
 """eager: PyTorch as everybody writes it."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,23 +47,19 @@ class Eager(Engine):
         return logits
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = {}
+        outputs: list[Tensor] = []
 
-        def keep(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-                output.retain_grad()
-                outputs[f"forward {name}"] = output
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            output.retain_grad()
+            outputs.append(output)
 
-            return hook
-
-        hooks = [module.register_forward_hook(keep(name)) for name, module in self._model.named_children()]
+        hooks = [module.register_forward_hook(keep) for module in self._model.children()]
         try:
             loss, _ = self.step(x, y)
         finally:
             for hook in hooks:
                 hook.remove()
-        last = list(outputs.values())[-1]
-        assert last.grad is not None, "the hook asked for it"
-        parameters = list(self._model.named_parameters())
-        gradients = {name: p.grad for name, p in parameters if p.grad is not None}
-        return stages(outputs, loss, last.grad, gradients, dict(parameters))
+        dlogits = outputs[-1].grad
+        assert dlogits is not None, "the hook asked for it"
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        return stages(self._model, outputs, loss, dlogits, gradients)

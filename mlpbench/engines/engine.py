@@ -7,6 +7,7 @@ Shapes: N samples, B batch, D features, C classes; x (B, D) float32, y (B,) int6
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -115,18 +116,19 @@ def train_on(engine: Engine, batches: data.Batches) -> Progress:
 
 
 def stages(
-    forward: dict[str, Tensor],
-    loss: Tensor,
-    dlogits: Tensor,
-    gradients: dict[str, Tensor],
-    parameters: dict[str, nn.Parameter],
+    model: nn.Module, outputs: Iterable[Tensor], loss: Tensor, dlogits: Tensor, gradients: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """Everything in the order of computing; backward takes the last layer first, weight before bias."""
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in reversed(list(gradients)))
-    backward = [name for layer in layers for name in gradients if name.startswith(f"{layer}.")]
+    """Everything in the order of computing; backward takes the last layer first, weight before bias.
+
+    `outputs` are those of the model's children, and `gradients` those of its parameters, in its own order.
+    """
+    layers = [name for name, _ in model.named_children()]
+    parameters = dict(model.named_parameters())
+    by_parameter = dict(zip(parameters, gradients, strict=True))
+    backward = [f"{layer}.{kind}" for layer in reversed(layers) for kind in ("weight", "bias")]
     return (
-        {stage: tensor.detach() for stage, tensor in forward.items()}
+        {f"forward {name}": output.detach() for name, output in zip(layers, outputs, strict=True)}
         | {"loss": loss, "dlogits": dlogits}
-        | {f"gradient {name}": gradients[name] for name in backward}
+        | {f"gradient {name}": by_parameter[name] for name in backward if name in by_parameter}
         | {f"update {name}": p.detach().clone() for name, p in parameters.items()}
     )

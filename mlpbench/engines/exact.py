@@ -73,12 +73,9 @@ class Portable(Engine):
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         loss, _ = self._network.loss(x, y)
         self._network.backward()
-        names = [name for name, _ in self._model.named_children()]
-        forward = {f"forward {name}": z for name, z in zip(names, self._network.outputs, strict=True)}
-        parameters = dict(self._model.named_parameters())
-        gradients = dict(zip(parameters, self._network.gradients, strict=True))
+        made = self._network.outputs, loss, self._network.dlogits, self._network.gradients
         self._network.update()
-        return stages(forward, loss, self._network.dlogits, gradients, parameters)
+        return stages(self._model, *made)
 
     def check(self, loss: float) -> None:
         if not math.isfinite(loss):

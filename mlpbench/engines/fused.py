@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from mlpbench import native
 from mlpbench.engines.engine import Engine, Progress, stages
 from mlpbench.native import INT, POINTER, REAL, fields
+from mlpbench.optimizers import NUM_KEPT
 from mlpbench.records import InputError, RunConfig, choose
 
 LIBRARY = native.Library(
@@ -154,15 +155,8 @@ class Fused(Engine):
             gradients += [self._memory[i, "weight gradient"][:, :size].t().contiguous()]
             gradients += [self._memory[i, "bias gradient"][:size].clone()]
         outputs[-2:] = [logits]
-        names = [f"forward {name}" for name, _ in self._model.named_children()]
-        parameters = dict(self._model.named_parameters())
-        return stages(
-            dict(zip(names, outputs, strict=True)),
-            loss,
-            self._memory[len(self._layers) - 1, "g"][: len(x), : self._sizes[-1]].clone(),
-            dict(zip(parameters, gradients, strict=True)),
-            parameters,
-        )
+        dlogits = self._memory[len(self._layers) - 1, "g"][: len(x), : self._sizes[-1]].clone()
+        return stages(self._model, outputs, loss, dlogits, gradients)
 
     def _train(self, x: Tensor, y: Tensor, order: Tensor | None, batch_size: int, logits: Tensor | None) -> Progress:
         LIBRARY.require(x, "inputs", torch.float32, (None, self._sizes[0]))
@@ -242,8 +236,7 @@ class Fused(Engine):
 
     def _parameter(self, layer: int, name: str, *shape: int) -> _Parameter:
         """Room for a parameter and what its optimizer keeps."""
-        num_kept = {"sgd": 0, "momentum": 1, "nesterov": 1}.get(self._config.optimizer, 2)
-        kept = [self._floats(layer, f"{name} {each}", *shape) for each in "mv"[:num_kept]]
+        kept = [self._floats(layer, f"{name} {each}", *shape) for each in "mv"[: NUM_KEPT[self._config.optimizer]]]
         return _Parameter(self._floats(layer, name, *shape), *kept)
 
     def _reserve(self, num_samples: int) -> None:

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from mlpbench.engines.cudagraph import Recorder, Single, Steps, record
 from mlpbench.engines.engine import Engine, Progress, stages
+from mlpbench.optimizers import NUM_KEPT
 from mlpbench.records import InputError, RunConfig, choose
 
 # The kernels' name of each. The tutorial's own activations are the same functions.
 ACTIVATIONS = {name: name for name in ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")}
 ACTIVATIONS |= {f"custom_{name}": name for name in ("relu", "tanh", "elu")}
-OPTIMIZERS = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2}  # how many numbers each parameter has kept
 
 Layer = tuple[Tensor, Tensor]  # weight and bias
 
@@ -120,15 +120,7 @@ class FusedCuda(Engine):
         batch.index.copy_(torch.arange(len(x)))
         batch.step(0)
         outputs = [each for pair in zip(batch.z, batch.a, strict=True) for each in pair]
-        names = [name for name, _ in self._model.named_children()]
-        parameters = dict(self._model.named_parameters())
-        return stages(
-            {f"forward {name}": output for name, output in zip(names, outputs[:-1], strict=True)},
-            batch.last_loss().float(),
-            batch.g[-1],
-            dict(zip(parameters, batch.gradients, strict=True)),
-            parameters,
-        )
+        return stages(self._model, outputs[:-1], batch.last_loss().float(), batch.g[-1], batch.gradients)
 
     def _check(self, x: Tensor, y: Tensor, order: Tensor | None) -> None:
         """Refuse what would be read out of bounds, or spoil the parameters; the same images are looked through once.
@@ -190,7 +182,7 @@ class _Network(Recorder):
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         self.kinds = [choose(ACTIVATIONS, name, "activation of engine fused_cuda") for name in config.activations]
-        num_kept = choose(OPTIMIZERS, config.optimizer, "optimizer of engine fused_cuda")
+        num_kept = choose(NUM_KEPT, config.optimizer, "optimizer of engine fused_cuda")
         weights = self.parameters[::2]
         self.sizes = [weights[0].shape[-1], *(len(weight) for weight in weights)]
         if self.sizes[-1] > MOST_CLASSES:

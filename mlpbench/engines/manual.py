@@ -82,8 +82,8 @@ class Manual(Engine):
         self._activations = [choose(ACTIVATIONS, name, "activation of engine manual") for name in config.activations]
         self._take()
         self._gradients = [torch.zeros_like(p) for p in self._parameters]
-        self._state = rules.initial_state(self._parameters, config.optimizer)
         self._rule = rules.rule(config.optimizer)
+        self._state = rules.initial_state(self._parameters, config.optimizer)
         self._buffers: dict[int, _Buffers] = {}  # by the size of a batch
 
     def _take(self) -> None:
@@ -157,14 +157,7 @@ class Manual(Engine):
         loss, logits = self.step(x, y)
         outputs = [each.clone() for pair in zip(self._now.z, self._now.a, strict=True) for each in pair]
         outputs[-2:] = [logits]
-        parameters = dict(self._model.named_parameters())
-        return stages(
-            {f"forward {name}": z for (name, _), z in zip(self._model.named_children(), outputs, strict=True)},
-            loss,
-            self._now.g[-1].clone(),
-            {name: g.clone() for name, g in zip(parameters, self._gradients, strict=True)},
-            parameters,
-        )
+        return stages(self._model, outputs, loss, self._now.g[-1].clone(), [g.clone() for g in self._gradients])
 
     def _forward(self) -> Tensor:
         a, now = self._x, self._now

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mlpbench.engines.engine import Progress
 from mlpbench.engines.peers import Peer, load
+from mlpbench.optimizers import NUM_KEPT
 from mlpbench.records import InputError, RunConfig
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
@@ -89,7 +90,7 @@ class Jax(Peer):
     def _initial(self) -> _Training:
         numpy = self._library.numpy
         parameters = [numpy.array(p.numpy()) for p in self._parameters]
-        num_kept = {"sgd": 0, "momentum": 1, "nesterov": 1}.get(self._config.optimizer, 2)
+        num_kept = NUM_KEPT[self._config.optimizer]
         m, v = ([numpy.zeros_like(p) for p in parameters] if num_kept > i else [] for i in range(2))
         return _Training(parameters=parameters, m=m, v=v, steps=numpy.zeros((), numpy.int32))
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlpbench.optimizers import NUM_KEPT
 from mlpbench.records import RunConfig, choose
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
@@ -29,8 +30,7 @@ Rule = Callable[[Tensors, Tensors, State, RunConfig], None]
 
 def initial_state(parameters: Tensors, optimizer: str) -> State:
     """The state before the first step."""
-    num_kept = {"sgd": 0, "momentum": 1, "nesterov": 1}.get(optimizer, 2)
-    m, v = (tuple(map(torch.zeros_like, parameters)) if num_kept > i else () for i in range(2))
+    m, v = (tuple(map(torch.zeros_like, parameters)) if NUM_KEPT[optimizer] > i else () for i in range(2))
     return State(m=m, v=v, steps=torch.zeros((), device=parameters[0].device))
 
 
