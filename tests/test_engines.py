@@ -15,7 +15,7 @@ from mlpbench.optimizers import OPTIMIZERS, USUAL_LR
 from mlpbench.portable import ACTIVATIONS as EXACT
 from mlpbench.records import InputError, RunConfig
 from mlpbench.trainer import Trainer
-from tests.engines import every_engine, new_enough
+from tests.engines import assert_same_training, every_engine, new_enough
 
 # In losses, and in the norm of each parameter, after some 50 steps: float32 differs by its rounding, and `portable` by
 # the 21 bits of its products. Adam divides by the gradients' own size, so that where they are nothing but rounding, the
@@ -47,24 +47,11 @@ def as_eager(monkeypatch):
     return make
 
 
-def relative(one, other):
-    return (torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other).clamp_min(1e-3)).item()
-
-
 def assert_same_learning(trainers, num_steps=52):
     one, other = trainers
-    tolerance = TOLERANCE[one.config.optimizer]
-    one.use_threads()
-    images, labels, size = one.inputs["train images"], one.inputs["train labels"], one.config.batch_size
-    for epoch in range(-(-num_steps * size // 1230)):
-        order = one.order(epoch)[: num_steps * size - epoch * 1230]
-        made, expected = (trainer.engine.train(images, labels, order, size) for trainer in trainers)
-        assert made.loss_sum == pytest.approx(expected.loss_sum, rel=tolerance)
-        assert made.last_loss == pytest.approx(expected.last_loss, rel=tolerance)
-        assert made.num_correct == pytest.approx(expected.num_correct, abs=3)
-    for (name, p), q in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
-        assert relative(p.detach(), q.detach()) < tolerance, name
-    assert one.evaluate() == pytest.approx(other.evaluate(), rel=tolerance, abs=3 / 430)
+    size = one.config.batch_size
+    orders = [one.order(epoch)[: num_steps * size - epoch * 1230] for epoch in range(-(-num_steps * size // 1230))]
+    assert_same_training(one, other, orders, tolerance=TOLERANCE[one.config.optimizer], num_off=3)
     with torch.no_grad():
         by_model = one.model(one.inputs["test images"])
     torch.testing.assert_close(one.logits().float(), by_model, rtol=1e-4, atol=1e-4)

@@ -25,6 +25,7 @@ from mlpbench.engines.registry import ENGINES, PEERS
 from mlpbench.optimizers import OPTIMIZERS, USUAL_LR
 from mlpbench.records import InputError, RunConfig
 from mlpbench.trainer import Trainer
+from tests.engines import assert_same_training
 
 # In losses, and in the norm of each parameter, after 26 steps. Where a gradient is nothing but rounding, rounding is
 # what Adam follows.
@@ -62,10 +63,6 @@ def with_engine(config, engine, **changes):
     return replace(config, engine=engine, **{"activations": USUAL.get(engine, TUTORIALS), **changes})
 
 
-def relative(one, other):
-    return (torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other).clamp_min(1e-3)).item()
-
-
 def adding_epsilon_first(make, epsilon=1e-8, beta2=0.999):
     """An Adam of PyTorch that adds epsilon where Keras does: before the first steps' bias is corrected."""
 
@@ -83,18 +80,8 @@ def adding_epsilon_first(make, epsilon=1e-8, beta2=0.999):
 
 def assert_learns_as_eager(config, num_epochs=2):
     one, other = Trainer(config), Trainer(replace(config, engine="eager"))
-    one.use_threads()
-    tolerance = TOLERANCE[config.optimizer]
-    for epoch in range(num_epochs):
-        made, expected = (
-            t.engine.train(*list(t.inputs.values())[:2], t.order(epoch), config.batch_size) for t in (one, other)
-        )
-        assert made.loss_sum == pytest.approx(expected.loss_sum, rel=tolerance)
-        assert made.last_loss == pytest.approx(expected.last_loss, rel=tolerance)
-        assert made.num_correct == pytest.approx(expected.num_correct, abs=1)
-    for (name, p), q in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
-        assert relative(p.detach(), q.detach()) < tolerance, name
-    assert one.evaluate() == pytest.approx(other.evaluate(), rel=tolerance, abs=1 / 430)
+    orders = [one.order(epoch) for epoch in range(num_epochs)]
+    assert_same_training(one, other, orders, tolerance=TOLERANCE[config.optimizer], num_off=1)
 
 
 # --- the same learning
