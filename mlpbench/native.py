@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mlpbench import inputs
 from mlpbench.records import InputError
 
+_HEADER = Path(__file__).with_suffix(".h")
 COMPILERS = ("c++", "g++", "clang++")
 # Nothing here may change a bit: the last two only say that nobody reads errno or the floating-point flags.
 _FLAGS = (
@@ -65,7 +67,7 @@ class Library:
     def path(self) -> Path:
         """Where the library belongs: a name for every source, way of compiling, PyTorch and processor."""
         parts = sorted(self.source.parent.glob(f"{self.source.stem}_*.h"))
-        key = hashlib.sha256(b"".join(part.read_bytes() for part in (self.source, *parts)))
+        key = hashlib.sha256(b"".join(part.read_bytes() for part in (_HEADER, self.source, *parts)))
         key.update(repr((_FLAGS, _levels(), os.environ.get("CXX"), torch.__version__, processor())).encode())
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cache / "mlpbench" / f"{self.engine}-{key.hexdigest()[:16]}.so"
@@ -109,22 +111,6 @@ class Library:
         errors = [line for line in said if "error" in line] or said or [f"exit code {done.returncode}"]
         raise InputError(f"engine {self.engine}: {compiler[0]} cannot build it: {errors[0]} ({self.instead})")
 
-    def require(self, tensor: Tensor, what: str, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
-        """Refuse memory that is not laid out as the library reads it. `None` in a shape is any size above 0.
-
-        Raises:
-            InputError: for another type, shape, device or layout.
-        """
-        fits = len(tensor.shape) == len(shape) and all(
-            have > 0 and want in (have, None) for have, want in zip(tensor.shape, shape, strict=True)
-        )
-        right = fits and tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.layout == torch.strided
-        if right and tensor.is_contiguous():
-            return
-        wanted = ", ".join("B" if size is None else str(size) for size in shape)
-        found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}{', not contiguous' if right else ''}"
-        raise InputError(f"engine {self.engine}: {what} must be a contiguous {dtype} ({wanted}) on cpu, not {found}")
-
     def sizes(self, parameters: list[Tensor], num_layers: int) -> list[int]:
         """From the inputs to the outputs of a perceptron, as the shapes of its parameters have them.
 
@@ -135,8 +121,8 @@ class Library:
             raise InputError(f"engine {self.engine}: {num_layers} layers have a weight and a bias each, in turn")
         sizes = [parameters[0].shape[1], *(len(bias) for bias in parameters[1::2])]
         for i, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
-            self.require(weight, f"weight of layer {i}", torch.float32, (sizes[i + 1], sizes[i]))
-            self.require(bias, f"bias of layer {i}", torch.float32, (sizes[i + 1],))
+            inputs.require(self.engine, weight, f"weight of layer {i}", torch.float32, (sizes[i + 1], sizes[i]))
+            inputs.require(self.engine, bias, f"bias of layer {i}", torch.float32, (sizes[i + 1],))
         return sizes
 
 
@@ -152,6 +138,12 @@ def processor() -> tuple[str, ...]:
         kept = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU implementer", "CPU part")
         described += [line for line in first.splitlines() if line.partition(":")[0].strip() in kept]
     return tuple(described)
+
+
+def give_threads(library: ctypes.PyDLL) -> None:
+    """Let a library run on PyTorch's own threads."""
+    library.native_threads.argtypes = [POINTER] * 3
+    library.native_threads(*threads())
 
 
 def threads() -> list[int | None]:

@@ -3,38 +3,18 @@
 // A step allocates nothing, and what follows a product is done while its rows are in the cache. The product is written
 // here, for any order of adding gives the same bits.
 
+#include "native.h"
+
 #include <algorithm>
 #include <array>
-#include <cfloat>
 #include <cmath>
-#include <cstdint>
 #include <cstring>
 #include <numeric>
 #include <utility>
 
-#if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-static_assert(FLT_EVAL_METHOD == 0, "a result must be rounded to its own type");
-
 namespace {
-using Int = std::int64_t;
 
 // --- threads ---
-
-// PyTorch's own threads: functions of the OpenMP library that it has loaded. Without them there is one thread.
-void (*omp_parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
-int (*omp_thread)();                                               // omp_get_thread_num
-int (*omp_team)();                                                 // omp_get_num_threads
-
-constexpr Int divide_up(Int n, Int by) { return (n + by - 1) / by; }
-
-struct Range {
-  Int begin, end;
-  Int size() const { return end - begin; }
-};
 
 struct Part {  // one of the equal parts of some work
   Int index, count;
@@ -370,9 +350,7 @@ struct Network {
 }  // namespace
 
 extern "C" {
-void fused_start(void* parallel, void* thread, void* team, const double* exp, const double* tanh, const double* log) {
-  omp_parallel = reinterpret_cast<decltype(omp_parallel)>(parallel);
-  omp_thread = reinterpret_cast<decltype(omp_thread)>(thread), omp_team = reinterpret_cast<decltype(omp_team)>(team);
+void fused_start(const double* exp, const double* tanh, const double* log) {
   std::copy_n(exp, 2561, exp_table), std::copy_n(tanh, 1281, tanh_table), std::copy_n(log, 129, log_table);
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mlpbench import native, portable
+from mlpbench import inputs, native, portable
 from mlpbench.native import INT, POINTER, REAL, fields
 from mlpbench.records import InputError, RunConfig, choose
 
@@ -71,12 +71,13 @@ def load() -> ctypes.PyDLL:
     """
     library = LIBRARY.load()
     network = ctypes.POINTER(_Network)
-    library.fused_start.argtypes = [POINTER] * 6
+    library.fused_start.argtypes = [POINTER] * 3
     library.fused_forward.argtypes = [network, POINTER, POINTER, INT, POINTER, POINTER]
     library.fused_forward.restype = INT
     library.fused_backward.argtypes = library.fused_update.argtypes = [network]
     tables = portable.tables()
-    library.fused_start(*native.threads(), *(tables[name].ctypes.data for name in ("exp", "tanh", "log")))
+    library.fused_start(*(tables[name].ctypes.data for name in ("exp", "tanh", "log")))
+    native.give_threads(library)
     return library
 
 
@@ -139,7 +140,7 @@ class FusedNetwork:
         Raises:
             InputError: for other inputs or labels.
         """
-        LIBRARY.require(y, "labels", torch.int64, x.shape[:1])
+        inputs.require(LIBRARY.engine, y, "labels", torch.int64, x.shape[:1])
         logits, loss = self._forward(x, y)
         return loss, logits
 
@@ -193,7 +194,7 @@ class FusedNetwork:
         return [g[:, : p.shape[-1]].reshape(p.shape).clone() for g, p in zip(every, self._parameters, strict=True)]
 
     def _forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        LIBRARY.require(x, "inputs", torch.float32, (None, self._sizes[0]))
+        inputs.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
         self._reserve(len(x))
         self._network.num_threads = torch.get_num_threads()
         logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float64, device="cpu")
@@ -203,10 +204,7 @@ class FusedNetwork:
             self._network, x.data_ptr(), labels, portable.budget(len(x)), logits.data_ptr(), loss.data_ptr()
         )
         if wrong and y is not None:
-            raise InputError(
-                f"engine portable_fused: label {y[wrong - 1].item()} of sample {wrong - 1} is none of the "
-                f"{self._sizes[-1]} classes, which are counted from 0"
-            )
+            raise inputs.no_class(LIBRARY.engine, int(y[wrong - 1]), wrong - 1, self._sizes[-1])
         self._has_loss = y is not None
         return logits, loss
 

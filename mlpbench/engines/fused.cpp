@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr Int divide_up(Int n, Int by) { return (n + by - 1) / by; }
-
 // --- the network; fused.py has the same structures ---
 
 struct Parameter {
@@ -94,11 +92,6 @@ struct Rule {
 
 // --- threads ---
 
-// PyTorch's own threads: functions of the OpenMP library that it has loaded. Without them there is one thread.
-void (*omp_parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
-int (*omp_thread)();                                               // omp_get_thread_num
-int (*omp_team)();                                                 // omp_get_num_threads
-
 inline void relax() {  // tells the other thread of the core that this one only waits
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -123,11 +116,6 @@ struct Barrier {
       else relax(), ++spins;
     }
   }
-};
-
-struct Range {
-  Int begin, end;
-  Int size() const { return end - begin; }
 };
 
 struct Thread {
@@ -355,11 +343,6 @@ struct Worker {
 extern "C" {
 Int fused_lanes() { return kLanes; }
 Int fused_partial() { return kBlockRows * kVectors * kLanes; }  // numbers that each thread needs room for
-
-void fused_start(void* parallel, void* thread, void* team) {
-  omp_parallel = reinterpret_cast<decltype(omp_parallel)>(parallel);
-  omp_thread = reinterpret_cast<decltype(omp_thread)>(thread), omp_team = reinterpret_cast<decltype(omp_team)>(team);
-}
 
 // 0 if every sample of the order can be used; else n where the n-th cannot, counted from 1: it is none of num_images, or
 // its label none of the classes.

@@ -9,13 +9,11 @@ Shapes: N samples, B batch, D features, C classes.
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from mlpbench import native
+from mlpbench import inputs, native
 from mlpbench.engines.engine import Engine, Progress, stages
 from mlpbench.native import INT, POINTER, REAL, fields
 from mlpbench.optimizers import NUM_KEPT
@@ -33,7 +31,6 @@ ACTIVATIONS = {name: i for i, name in enumerate(_NAMES)}
 ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
 _NO_ACTIVATION = len(_NAMES)
 _EVALUATED = 1000  # samples at a time
-_finite: Any = WeakTensorKeyDictionary()  # images that were looked through, and their version then
 OPTIMIZERS = {name: i for i, name in enumerate(("sgd", "momentum", "nesterov", "adam", "adamw"))}
 
 
@@ -74,11 +71,10 @@ def load() -> ctypes.PyDLL:
     network = ctypes.POINTER(_Network)
     for function in ("lanes", "partial", "refused", "not_finite"):
         getattr(library, f"fused_{function}").restype = INT
-    library.fused_start.argtypes = [POINTER] * 3
     library.fused_refused.argtypes = [network, INT, POINTER, POINTER, INT]
     library.fused_not_finite.argtypes = [POINTER, INT]
     library.fused_run.argtypes = [network, POINTER, POINTER, POINTER, INT, INT, POINTER, ctypes.POINTER(_Outcome)]
-    library.fused_start(*native.threads())
+    native.give_threads(library)
     return library
 
 
@@ -133,7 +129,7 @@ class Fused(Engine):
         return self._train(x, y, order, batch_size, None)
 
     def logits(self, x: Tensor) -> Tensor:
-        LIBRARY.require(x, "inputs", torch.float32, (None, self._sizes[0]))
+        inputs.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
         logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float32, device="cpu")
         self._run(x, None, None, min(len(x), _EVALUATED), logits)
         return logits
@@ -159,12 +155,12 @@ class Fused(Engine):
         return stages(self._model, outputs, loss, dlogits, gradients)
 
     def _train(self, x: Tensor, y: Tensor, order: Tensor | None, batch_size: int, logits: Tensor | None) -> Progress:
-        LIBRARY.require(x, "inputs", torch.float32, (None, self._sizes[0]))
-        LIBRARY.require(y, "labels", torch.int64, x.shape[:1])
+        inputs.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
+        inputs.require(LIBRARY.engine, y, "labels", torch.int64, x.shape[:1])
         if batch_size < 1:
             raise InputError(f"engine fused: a batch has samples, not {batch_size}")
         if order is not None:
-            LIBRARY.require(order, "order", torch.int64, (None,))
+            inputs.require(LIBRARY.engine, order, "order", torch.int64, (None,))
         self._check(x, y, order)
         outcome = self._run(x, y, order, batch_size, logits)
         return Progress(loss_sum=outcome.loss_sum, num_correct=outcome.num_correct, last_loss=outcome.last_loss)
@@ -179,20 +175,14 @@ class Fused(Engine):
         if n:
             sample = n - 1 if order is None else int(order[n - 1])
             if not 0 <= sample < len(x):
-                raise InputError(f"engine fused: the order names sample {sample}, and there are {len(x)}")
-            raise InputError(
-                f"engine fused: label {y[sample].item()} of sample {sample} is none of the {self._sizes[-1]} classes, "
-                "which are counted from 0"
-            )
-        if _finite.get(x) == x._version:
+                raise inputs.no_sample(LIBRARY.engine, sample, len(x))
+            raise inputs.no_class(LIBRARY.engine, int(y[sample]), sample, self._sizes[-1])
+        if inputs.are_finite(x):
             return
         n = self._library.fused_not_finite(x.data_ptr(), x.numel())
         if n:
-            raise InputError(
-                f"engine fused: the image of sample {(n - 1) // self._sizes[0]} has a {x.flatten()[n - 1].item()}; "
-                "inputs must be finite"
-            )
-        _finite[x] = x._version
+            raise inputs.not_finite(LIBRARY.engine, x.flatten()[n - 1].item(), (n - 1) // self._sizes[0])
+        inputs.remember_finite(x)
 
     def _run(
         self, x: Tensor, y: Tensor | None, order: Tensor | None, batch_size: int, logits: Tensor | None

@@ -12,18 +12,19 @@ import functools
 import importlib
 import os
 import subprocess
-import weakref
 from itertools import pairwise
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from mlpbench import inputs
 from mlpbench.engines.cudagraph import Recorder, Single, Steps, record
 from mlpbench.engines.engine import Engine, Progress, stages
 from mlpbench.optimizers import NUM_KEPT
 from mlpbench.records import InputError, RunConfig, choose
 
+ENGINE = "fused_cuda"
 # The kernels' name of each. The tutorial's own activations are the same functions.
 ACTIVATIONS = {name: name for name in ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")}
 ACTIVATIONS |= {f"custom_{name}": name for name in ("relu", "tanh", "elu")}
@@ -100,7 +101,6 @@ class FusedCuda(Engine):
         check_machine(self.device)
         self._recorder = _Network.of(model, config)
         self._num_features, *_, self._num_classes = self._recorder.sizes
-        self._finite: tuple[weakref.ref[Tensor], int] | None = None  # images that were looked through, at which version
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._check(x, y, None)
@@ -111,7 +111,7 @@ class FusedCuda(Engine):
         return self._recorder.train(x, y, order, batch_size)
 
     def logits(self, x: Tensor) -> Tensor:
-        _require(x, "inputs", torch.float32, (None, self._num_features), self.device)
+        inputs.require(ENGINE, x, "inputs", torch.float32, (None, self._num_features), device=self.device)
         return self._recorder.logits(x)
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -128,52 +128,26 @@ class FusedCuda(Engine):
         Raises:
             InputError: for the first such sample.
         """
-        _require(x, "inputs", torch.float32, (None, self._num_features), self.device)
-        _require(y, "labels", torch.int64, (len(x),), self.device)
+        inputs.require(ENGINE, x, "inputs", torch.float32, (None, self._num_features), device=self.device)
+        inputs.require(ENGINE, y, "labels", torch.int64, (len(x),), device=self.device)
         if order is not None:
-            _require(order, "order", torch.int64, (None,), order.device)
+            inputs.require(ENGINE, order, "order", torch.int64, (None,), device=order.device)
             outside = (order < 0) | (order >= len(x))
             if outside.any():
-                raise InputError(
-                    f"engine fused_cuda: the order names sample {order[outside][0].item()}, and there are {len(x)}"
-                )
+                raise inputs.no_sample(ENGINE, int(order[outside][0]), len(x))
         labels = y if order is None else y.index_select(0, order.to(y.device))
-        is_known = self._finite is not None and self._finite[0]() is x and self._finite[1] == x._version
-        bad = torch.zeros((), device=x.device) if is_known else (x - x).any()  # infinity less itself is not 0
+        bad = (
+            torch.zeros((), device=x.device) if inputs.are_finite(x) else (x - x).any()
+        )  # infinity less itself is not 0
         least, most, is_bad = torch.stack([*labels.aminmax(), bad.long()]).tolist()  # waits for the device once
         if least < 0 or most >= self._num_classes:
             position = int(((labels < 0) | (labels >= self._num_classes)).nonzero()[0])
-            raise InputError(
-                f"engine fused_cuda: label {labels[position].item()} of sample "
-                f"{position if order is None else order[position].item()} is none of the {self._num_classes} classes, "
-                "which are counted from 0"
-            )
+            sample = position if order is None else int(order[position])
+            raise inputs.no_class(ENGINE, int(labels[position]), sample, self._num_classes)
         if is_bad:
             sample, feature = x.isfinite().logical_not().nonzero()[0].tolist()
-            raise InputError(
-                f"engine fused_cuda: the image of sample {sample} has a {x[sample, feature].item()}; inputs must be "
-                "finite"
-            )
-        self._finite = weakref.ref(x), x._version
-
-
-def _require(
-    tensor: Tensor, what: str, dtype: torch.dtype, shape: tuple[int | None, ...], device: torch.device
-) -> None:
-    """Refuse memory that is not laid out as the kernels read it. `None` in a shape is any size above 0.
-
-    Raises:
-        InputError: for another type, shape, device or layout.
-    """
-    fits = len(tensor.shape) == len(shape) and all(
-        have > 0 and want in (have, None) for have, want in zip(tensor.shape, shape, strict=True)
-    )
-    right = fits and (tensor.dtype, tensor.device, tensor.layout) == (dtype, device, torch.strided)
-    if right and tensor.is_contiguous():
-        return
-    wanted = ", ".join("B" if size is None else str(size) for size in shape)
-    found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}{', not contiguous' if right else ''}"
-    raise InputError(f"engine fused_cuda: {what} must be a contiguous {dtype} ({wanted}) on {device}, not {found}")
+            raise inputs.not_finite(ENGINE, x[sample, feature].item(), sample)
+        inputs.remember_finite(x)
 
 
 class _Network(Recorder):
@@ -209,8 +183,8 @@ class _Network(Recorder):
             raise InputError(f"engine fused_cuda: {len(self.kinds) + 1} layers have a weight and a bias each, in turn")
         layers = list(zip(parameters[::2], parameters[1::2], strict=True))
         for i, ((weight, bias), (num_in, num_out)) in enumerate(zip(layers, pairwise(self.sizes), strict=True)):
-            _require(weight, f"weight of layer {i}", torch.float32, (num_out, num_in), self.device)
-            _require(bias, f"bias of layer {i}", torch.float32, (num_out,), self.device)
+            inputs.require(ENGINE, weight, f"weight of layer {i}", torch.float32, (num_out, num_in), device=self.device)
+            inputs.require(ENGINE, bias, f"bias of layer {i}", torch.float32, (num_out,), device=self.device)
         return layers
 
     def record_steps(self, x: Tensor, y: Tensor, num_steps: int, size: int) -> Steps:

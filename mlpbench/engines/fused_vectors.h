@@ -2,22 +2,13 @@
 
 #pragma once
 
-#include <cfloat>
+#include "../native.h"
+
 #include <cmath>
-#include <cstdint>
 #include <cstring>
 #include <initializer_list>
 
-#if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-static_assert(FLT_EVAL_METHOD == 0, "a result must be rounded to its own type");
-
 namespace {
-using Int = std::int64_t;
-
 // A tile of a product, kRows by kVectors vectors, stays in registers, of which there are 32 or 16.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kRows = 7, kVectors = 4;
