@@ -7,6 +7,7 @@ from mlpbench.engines.registry import ENGINES, PEERS
 USUAL, *OTHERS = SIZES = [(100, 150), (1000, 150), (100, 1024), (1000, 1024)]  # batch, width
 OURS = [name for name in ENGINES if name not in PEERS]
 FAST = ["eager", "manual", "fused", "cudagraph", "fused_cuda"]  # neither long to compile, nor slow
+LIVELY = [name for name in ENGINES if not name.startswith("portable")]  # an epoch takes no seconds
 BUILT = ["eager", "compiled", "fused", "cudagraph", "fused_cuda"]
 LATER = "takes long: --preset default has it"
 
@@ -26,8 +27,8 @@ def test_epoch(raced, suite, batch_size, width, device):
     if is_other and suite.preset_name == "quick":
         pytest.skip(LATER)
     sizes = (width,) * len(suite.base.hidden_sizes)
-    engines = FAST if is_other and suite.preset_name == "default" else list(ENGINES)
-    raced("epoch", engines, batch_size=batch_size, hidden_sizes=sizes, device=device)
+    engines = {"quick": LIVELY, "default": FAST if is_other else list(ENGINES), "rigorous": list(ENGINES)}
+    raced("epoch", engines[suite.preset_name], batch_size=batch_size, hidden_sizes=sizes, device=device)
 
 
 @pytest.mark.parametrize("engine", BUILT)
