@@ -15,7 +15,7 @@ from mlpbench.optimizers import OPTIMIZERS, USUAL_LR
 from mlpbench.portable import ACTIVATIONS as EXACT
 from mlpbench.records import InputError, RunConfig
 from mlpbench.trainer import Trainer
-from tests.engines import assert_same_training, every_engine, new_enough
+from tests.engines import assert_same_training, every_engine
 
 # In losses, and in the norm of each parameter, after some 50 steps: float32 differs by its rounding, and `portable` by
 # the 21 bits of its products. Adam divides by the gradients' own size, so that where they are nothing but rounding, the
@@ -170,7 +170,7 @@ def test_parameters_that_somebody_writes_between_steps_are_trained(config, as_ea
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("engine", ["manual", "fused", pytest.param("compiled", marks=new_enough)])
+@pytest.mark.parametrize("engine", ["manual", "fused", "compiled"])
 def test_an_unknown_activation_is_refused_along_with_the_known_ones(config, engine, monkeypatch):
     monkeypatch.setitem(ACTIVATIONS, "cube", torch.nn.Identity)
     with pytest.raises(InputError, match=f"unknown activation of engine {engine} 'cube'; known: relu"):

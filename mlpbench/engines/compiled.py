@@ -66,11 +66,6 @@ def _step(
     return (loss, num_correct, logits, *((outputs, dlogits, gradients) if has_stages else ([], nothing, ())))
 
 
-def is_too_old() -> bool:
-    """Whether this PyTorch's torch.compile is one by which the losses are not eager's: 2.11's."""
-    return tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
-
-
 @functools.lru_cache(maxsize=64)
 def _compile(config: RunConfig, _sizes: tuple[int, ...], *, has_stages: bool) -> Callable[..., tuple[Any, ...]]:
     """One compiled function for each kind of step: torch.compile gives up on code that it has compiled too often."""
@@ -84,7 +79,7 @@ class Compiled(Engine):
     """The whole step as one graph; a last batch that is shorter than the others gets one of its own.
 
     Raises:
-        InputError: for PyTorch 2.11; at the first step where torch.compile cannot compile it.
+        InputError: at the first step, where torch.compile cannot compile it.
     """
 
     arithmetic = "compiled"
@@ -92,11 +87,6 @@ class Compiled(Engine):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        if is_too_old():
-            raise InputError(
-                f"engine compiled: the torch.compile of PyTorch {torch.__version__} loses some of what a step changes; "
-                "use PyTorch 2.12 or newer, or engine=manual"
-            )
         for name in config.activations:
             choose(ACTIVATIONS, name, "activation of engine compiled")
         self._training = _Training(

@@ -1,7 +1,8 @@
 """The rules of the optimizers of torch.optim, in PyTorch's operations, in place and without its bookkeeping.
 
 `manual` calls them as they are, `compiled` has them compiled into its step: hence no number that changes from step to
-step is a Python number.
+step is a Python number, and nothing but what is in place is added with an `alpha`, which torch.compile of PyTorch 2.11
+loses where it makes one operation of a product and a sum.
 """
 
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def _sgd(parameters: Tensors, gradients: Tensors, _state: State, config: RunConf
 def _momentum(parameters: Tensors, gradients: Tensors, state: State, config: RunConfig) -> None:
     for p, g, m in zip(parameters, _decayed(parameters, gradients, config), state.m, strict=True):
         m.mul_(config.momentum).add_(g)
-        p.add_(g.add(m, alpha=config.momentum) if config.optimizer == "nesterov" else m, alpha=-config.lr)
+        p.add_(g + m * config.momentum if config.optimizer == "nesterov" else m, alpha=-config.lr)
 
 
 def _adam(parameters: Tensors, gradients: Tensors, state: State, config: RunConfig) -> None:
@@ -76,4 +77,4 @@ def _adam(parameters: Tensors, gradients: Tensors, state: State, config: RunConf
 def _decayed(parameters: Tensors, gradients: Tensors, config: RunConfig) -> Tensors:
     if not config.weight_decay:
         return gradients
-    return tuple(g.add(p, alpha=config.weight_decay) for p, g in zip(parameters, gradients, strict=True))
+    return tuple(g + p * config.weight_decay for p, g in zip(parameters, gradients, strict=True))
