@@ -3,18 +3,20 @@
     python docs/evidence/aarch64.py WORK --out FOLDER
     python docs/evidence/aarch64.py WORK --out FOLDER --torch 2.10.0 2.15.0
 
-Makes certificates here: portable arithmetic with two optimizers, and PyTorch's own for contrast. Verifies each with
-aarch64's Python and PyTorch, under qemu, as a processor that has NEON alone and as one that has SVE of 256 bits.
-Expected: portable is verified (exit code 0), eager diverges and names a stage (1). Else this script ends with 1.
+Makes certificates here: portable arithmetic with two optimizers, both engines in C++, and PyTorch's own for contrast.
+Verifies each with aarch64's Python and PyTorch, under qemu, as a processor that has NEON alone and as one that has SVE
+of 256 bits. Expected: portable is verified (exit code 0), eager diverges and names a stage (1). Else this script ends
+with 1. `fused` promises nothing between processors, but fuses multiply and add on both: it is verified, too.
 
 What it shows: PyTorch's build for aarch64, by that build's compiler, with its kernels and BLAS, makes the same bits in
 portable arithmetic. What it does not show: ARM silicon. qemu executes aarch64 code on an x86 processor; it rounds as
 the architecture says, and a processor with a defect of its own would not be found. Times mean nothing.
 
-Needs `qemu-aarch64-static`, `debootstrap` and `uv`, and neither root rights nor a kernel that knows of qemu: packages
-are downloaded and unpacked, none is installed. Everything goes into WORK (1.2 GB) and FOLDER. The wheels of PyTorch for
-aarch64 on PyPI are for CPUs up to 2.10, and of 0.1 GB; later ones are for CUDA, with which WORK grows by 5.5 GB. What
-WORK has already is not fetched again. Compared again, without running anything:
+Needs `qemu-aarch64-static`, `debootstrap`, `uv` and a C++ compiler for aarch64, which the emulated Python calls; neither
+root rights nor a kernel that knows of qemu: packages are downloaded and unpacked, none is installed. Everything goes
+into WORK (1.2 GB) and FOLDER. The wheels of PyTorch for aarch64 on PyPI are for CPUs up to 2.10, and of 0.1 GB; later
+ones are for CUDA, with which WORK grows by 5.5 GB. What WORK has already is not fetched again. Compared again, without
+running anything:
 
     mlpbench verify FOLDER/portable-sgd.x86_64.json FOLDER/portable-sgd.aarch64-neon-torch2.10.0.json
 """
@@ -33,14 +35,18 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ["python3", "libgomp1", "libstdc++6"]  # beside Debian's smallest set, which has the C library
 REQUIREMENTS = ["torchvision", "numpy", "scikit-learn"]  # what certificates need; torchvision's version follows torch's
+COMPILER = "aarch64-linux-gnu-g++"
 INSTALL = {
     "qemu-aarch64-static": "apt-get install qemu-user-static",
     "debootstrap": "apt-get install debootstrap debian-archive-keyring",
+    COMPILER: "apt-get install g++-aarch64-linux-gnu",
     "uv": "pip install uv",  # pip itself judges what a wheel depends on by the machine that it runs on
 }
 RUNS = {  # arguments of certify, and the exit code that verify should have
     "portable-sgd": ([], 0),
     "portable-nesterov": (["--set", "optimizer=nesterov"], 0),
+    "portable_fused-sgd": (["--engine", "portable_fused"], 0),
+    "fused-sgd": (["--engine", "fused"], 0),
     "eager-sgd": (["--engine", "eager"], 1),
 }
 ABOUT = """
@@ -141,6 +147,8 @@ class Emulated:
         variables |= {
             "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(self.site)]),
             "PYTHONNOUSERSITE": "1",
+            "CXX": COMPILER,  # an x86-64 program, which qemu leaves to the kernel
+            "XDG_CACHE_HOME": str(self.root.parent / "built"),
             "PYTHONPYCACHEPREFIX": str(self.root.parent / "pycache"),
         }
         command = [self.qemu, "-cpu", self.processor.qemu, "-L", self.root, self.root / "usr/bin/python3.11"]

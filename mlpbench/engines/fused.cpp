@@ -3,11 +3,7 @@
 // A number is the sum of its terms in their order, whatever the vectors, the blocks or the threads: each has one
 // accumulator, and a multiply-add is fused (where the processor can). So the bits do not depend on any of them.
 
-#include "fused_vectors.h"
-
-#include <algorithm>
-#include <atomic>
-#include <thread>
+#include "fused_products.h"
 
 namespace {
 
@@ -38,7 +34,7 @@ struct Network {
   Int num_layers, num_threads;
   double* losses;  // of each sample
   Int* hits;       // whether its class was found
-  float* partial;  // for each thread, partial sums of kBlockRows by kVectors vectors
+  float* partial;  // for each thread, the sums of kBlockTiles tiles
   Optimizer optimizer;
   double lr, momentum, decay, power1, power2;
 
@@ -59,182 +55,45 @@ struct Rule {
         decay(static_cast<float>(net.decay)), shrink(static_cast<float>(1.0 - net.lr * net.decay)),
         rate(static_cast<float>(net.lr / (1.0 - net.power1))), root(static_cast<float>(std::sqrt(1.0 - net.power2))) {}
 
-  // The new values of a vector of parameters, which are stored too.
-  Vector apply(const Parameter& parameter, Int at, Vector g) const {
-    if (parameter.gradient) store(parameter.gradient + at, g);
-    Vector p = load(parameter.at + at);
-    if (optimizer == kAdamW) p = p * shrink;
-    else g = multiply_add(all(decay), p, g);
+  // New values of vectors of parameters, from their gradients.
+  template <int V>
+  void apply(const Parameter& parameter, Int at, const Vector (&gradients)[V]) const {
+    if (parameter.gradient)
+      for (int v = 0; v < V; ++v) store(parameter.gradient + at + v * kLanes, gradients[v]);
     switch (optimizer) {
-      case kSgd: p = multiply_add(all(-lr), g, p); break;
-      case kMomentum:
-      case kNesterov: {
+      case kSgd: return apply_as<kSgd>(parameter, at, gradients);
+      case kMomentum: return apply_as<kMomentum>(parameter, at, gradients);
+      case kNesterov: return apply_as<kNesterov>(parameter, at, gradients);
+      case kAdam: return apply_as<kAdam>(parameter, at, gradients);
+      case kAdamW: return apply_as<kAdamW>(parameter, at, gradients);
+    }
+  }
+
+  template <Optimizer kKind, int V>
+  void apply_as(const Parameter& parameter, Int at, const Vector (&gradients)[V]) const {
+    for (Vector g : gradients) {
+      Vector p = load(parameter.at + at);
+      if constexpr (kKind == kAdamW) p = p * shrink;
+      else g = multiply_add(all(decay), p, g);
+      if constexpr (kKind == kSgd) {
+        p = multiply_add(all(-lr), g, p);
+      } else if constexpr (kKind == kMomentum || kKind == kNesterov) {
         const Vector m = multiply_add(all(mu), load(parameter.m + at), g);
         store(parameter.m + at, m);
-        p = multiply_add(all(-lr), optimizer == kNesterov ? multiply_add(all(mu), m, g) : m, p);
-        break;
-      }
-      case kAdam:
-      case kAdamW: {
+        p = multiply_add(all(-lr), kKind == kNesterov ? multiply_add(all(mu), m, g) : m, p);
+      } else {
         const Vector old = load(parameter.m + at), m = multiply_add(g - old, all(0.1f), old);
         const Vector v = multiply_add(g * g, all(0.001f), load(parameter.v + at) * 0.999f);
         store(parameter.m + at, m), store(parameter.v + at, v);
         Vector s;
         for (int i = 0; i < kLanes; ++i) s[i] = std::sqrt(v[i]);
         p = p - rate * m / (s / root + 1e-8f);
-        break;
       }
-    }
-    store(parameter.at + at, p);
-    return p;
-  }
-};
-
-// --- threads ---
-
-inline void relax() {  // tells the other thread of the core that this one only waits
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-struct Barrier {
-  alignas(64) std::atomic<int> arrived{0};
-  alignas(64) std::atomic<int> round{0};
-  void wait(int num_threads) {
-    if (num_threads == 1) return;
-    const int mine = round.load(std::memory_order_relaxed);
-    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads) {
-      arrived.store(0, std::memory_order_relaxed);
-      round.store(mine + 1, std::memory_order_release);
-      return;
-    }
-    for (int spins = 0; round.load(std::memory_order_acquire) == mine;) {
-      if (spins > 2000) std::this_thread::yield();  // more threads than processors
-      else relax(), ++spins;
+      store(parameter.at + at, p);
+      at += kLanes;
     }
   }
 };
-
-struct Thread {
-  int index, count;
-  Barrier* barrier;
-  void wait() const { barrier->wait(count); }
-};
-
-Range part(Int n, Int index, Int count) { return {n * index / count, n * (index + 1) / count}; }
-
-struct Share {
-  Range rows, vectors;
-  bool is_first;  // of those that have the same vectors
-};
-
-// A thread's share of a result: the threads are laid out over it so that the largest share is small, and rather beside
-// than below each other, for then each has its own part of the weights.
-Share share(Thread thread, Int num_rows, Int num_vectors) {
-  Int across = 1, least = INT64_MAX;
-  for (Int n = 1; n <= thread.count; ++n)
-    if (thread.count % n == 0) {
-      const Int cost = divide_up(divide_up(num_rows, kRows), thread.count / n) * divide_up(num_vectors, n);
-      if (cost <= least) across = n, least = cost;
-    }
-  const Int down = thread.count / across, column = thread.index % across, row = thread.index / across;
-  const Range tiles = part(divide_up(num_rows, kRows), row, down);
-  return {{tiles.begin * kRows, std::min(tiles.end * kRows, num_rows)}, part(num_vectors, column, across), row == 0};
-}
-
-template <class Body>
-void parallel(Int num_threads, const Body& body) {
-  Barrier barrier;
-  if (num_threads == 1 || !omp_parallel) return body(Thread{0, 1, &barrier});
-  struct Data { const Body* body; Barrier* barrier; } data{&body, &barrier};
-  const auto join = [](void* at) {
-    const Data& data = *static_cast<Data*>(at);
-    (*data.body)(Thread{omp_thread(), omp_team(), data.barrier});
-  };
-  omp_parallel(join, &data, static_cast<unsigned>(num_threads), 0);
-}
-
-// --- products ---
-
-constexpr Int kBlockRows = 16 * kRows, kBlockTerms = 1024;  // the most of a left operand that is read again and again
-
-constexpr auto nothing = [](Int, Int) {};
-
-// Tiles of a b. The rows of a are given one by one, and are read along (a) or across (its transpose); b has rows of
-// vectors. prepare(row, vector) is called before the last terms of a sum are added, finish(row, vector, sum) after that.
-template <bool kAcross, class Prepare, class Finish>
-struct Product {
-  const float* const* rows;
-  Int num_terms;
-  const float* b;
-  Int stride;      // of b
-  float* partial;  // room for the sums of a block of rows
-  const Prepare& prepare;
-  const Finish& finish;
-
-  template <int R, int V>
-  void tile(Int row, Int vector, Range terms, float* kept) const {
-    const bool is_last = terms.end == num_terms;
-    Vector sums[R][V] = {}, right[V];
-    const float* left[R];
-    for (int i = 0; i < R; ++i) {
-      if constexpr (!kAcross) left[i] = rows[row + i];
-      for (int v = 0; v < V; ++v) {
-        if (terms.begin > 0) sums[i][v] = load(kept + (i * V + v) * kLanes);
-        if (is_last) prepare(row + i, vector + v);
-      }
-    }
-    const float* at = b + terms.begin * stride + vector * kLanes;
-    for (Int k = terms.begin; k < terms.end; ++k, at += stride) {
-      for (int v = 0; v < V; ++v) right[v] = load(at + v * kLanes);
-      for (int i = 0; i < R; ++i) {
-        const Vector a = all(kAcross ? rows[k][row + i] : left[i][k]);
-        for (int v = 0; v < V; ++v) sums[i][v] = multiply_add(a, right[v], sums[i][v]);
-      }
-    }
-    for (int i = 0; i < R; ++i)
-      for (int v = 0; v < V; ++v) {
-        if (is_last) finish(row + i, vector + v, sums[i][v]);
-        else store(kept + (i * V + v) * kLanes, sums[i][v]);
-      }
-  }
-
-  template <int V, int R = kRows>
-  void tile_of(Int height, Int row, Int vector, Range terms, float* kept) const {
-    if constexpr (R > 1)
-      if (height < R) return tile_of<V, R - 1>(height, row, vector, terms, kept);
-    tile<R, V>(row, vector, terms, kept);
-  }
-
-  template <int V = kVectors>
-  void panel(Range vectors, Range own) const {
-    if constexpr (V > 1)
-      if (vectors.size() < V) return panel<V - 1>(vectors, own);
-    for (Int block = own.begin; block < own.end; block += kBlockRows)
-      for (Int k = 0; k < num_terms; k += kBlockTerms) {
-        float* kept = partial;
-        for (Int i = block; i < std::min(block + kBlockRows, own.end); i += kRows, kept += kRows * V * kLanes)
-          tile_of<V>(own.end - i, i, vectors.begin, {k, std::min(k + kBlockTerms, num_terms)}, kept);
-      }
-  }
-
-  void operator()(Share own) const {
-    const Int num_panels = divide_up(own.vectors.size(), kVectors);
-    for (Int p = 0; p < num_panels; ++p) {
-      const Range part_of = part(own.vectors.size(), p, num_panels);
-      panel({own.vectors.begin + part_of.begin, own.vectors.begin + part_of.end}, own.rows);
-    }
-  }
-};
-
-template <bool kAcross, class Prepare, class Finish>
-void multiply(Share own, const float* const* rows, Int num_terms, const float* b, Int stride, float* partial,
-              const Prepare& prepare, const Finish& finish) {
-  Product<kAcross, Prepare, Finish>{rows, num_terms, b, stride, partial, prepare, finish}(own);
-}
 
 // --- a step ---
 
@@ -252,13 +111,16 @@ struct Worker {
   float* partial;
 
   void forward(const Layer& layer, Int num_samples) const {
-    const auto finish = [&](Int i, Int v, Vector sum) {
-      const Int at = i * layer.stride + v * kLanes;
-      const Vector z = sum + load(layer.bias.at + v * kLanes);
-      Vector a{}, d{};
-      activate(layer.activation, z, a, d);
-      store(layer.a + at, a), store(layer.d + at, d);
-      if (layer.z) store(layer.z + at, z);
+    const auto finish = [&](Int i, Int v, const auto& sums) {
+      Int at = v * kLanes, row = i * layer.stride;
+      for (const Vector sum : sums) {
+        const Vector z = sum + load(layer.bias.at + at);
+        Vector a{}, d{};
+        activate(layer.activation, z, a, d);
+        store(layer.a + row + at, a), store(layer.d + row + at, d);
+        if (layer.z) store(layer.z + row + at, z);
+        at += kLanes;
+      }
     };
     multiply<false>(share(thread, num_samples, layer.stride / kLanes), layer.inputs, layer.num_in, layer.weight.at,
                     layer.stride, partial, nothing, finish);
@@ -266,10 +128,15 @@ struct Worker {
 
   // The last layer's output in whole rows; and where there are labels, losses and gradients.
   void output(const Layer& layer, const Batch& batch) const {
-    const Range tiles = part(divide_up(batch.size, kRows), thread.index, thread.count);
-    const Range own{tiles.begin * kRows, std::min(tiles.end * kRows, batch.size)};
-    const auto finish = [&](Int i, Int v, Vector sum) {
-      store(layer.a + i * layer.stride + v * kLanes, sum + load(layer.bias.at + v * kLanes));
+    const Range own = part(batch.size, thread.index, thread.count);
+    if (batch.labels)  // which are all over memory
+      for (Int i = own.begin; i < own.end; ++i) __builtin_prefetch(batch.labels + batch.sample(i));
+    const auto finish = [&](Int i, Int v, const auto& sums) {
+      Int at = v * kLanes;
+      for (const Vector sum : sums) {
+        store(layer.a + i * layer.stride + at, sum + load(layer.bias.at + at));
+        at += kLanes;
+      }
     };
     multiply<false>({own, {0, layer.stride / kLanes}, true}, layer.inputs, layer.num_in, layer.weight.at, layer.stride,
                     partial, nothing, finish);
@@ -298,9 +165,12 @@ struct Worker {
 
   // From the gradient by a layer's output, that by the output of the layer below.
   void backward(const Layer& layer, const Layer& below, Int num_samples) const {
-    const auto finish = [&](Int i, Int v, Vector sum) {
-      const Int at = i * below.stride + v * kLanes;
-      store(below.g + at, sum * load(below.d + at));
+    const auto finish = [&](Int i, Int v, const auto& sums) {
+      Int at = i * below.stride + v * kLanes;
+      for (const Vector sum : sums) {
+        store(below.g + at, sum * load(below.d + at));
+        at += kLanes;
+      }
     };
     multiply<false>(share(thread, num_samples, below.stride / kLanes), layer.gradients, layer.num_out, layer.rows,
                     layer.in_stride, partial, nothing, finish);
@@ -310,25 +180,46 @@ struct Worker {
   void update(const Layer& layer, Int num_samples) const {
     const Share own = share(thread, layer.num_in, layer.stride / kLanes);
     const Rule rule(net);
-    const auto finish = [&](Int i, Int v, Vector g) {
-      const Vector p = rule.apply(layer.weight, i * layer.stride + v * kLanes, g);
-      if (!layer.rows) return;
-      for (Int lane = 0, o = v * kLanes; lane < kLanes && o < layer.num_out; ++lane, ++o)
-        layer.rows[o * layer.in_stride + i] = p[lane];
+    const auto finish = [&](Int i, Int v, const auto& sums) {
+      rule.apply(layer.weight, i * layer.stride + v * kLanes, sums);
     };
     // What is going to be changed is far away: in the second cache, or even in that of another core.
     const auto fetch = [&](Int i, Int v) { __builtin_prefetch(layer.weight.at + i * layer.stride + v * kLanes, 1); };
     multiply<true>(own, layer.inputs, num_samples, layer.g, layer.stride, partial, fetch, finish);
+    if (layer.rows) copy_by_outputs(layer, own);
     if (!own.is_first) return;
     for (Int v = own.vectors.begin; v < own.vectors.end; ++v) {
-      Vector sum{};
-      for (Int i = 0; i < num_samples; ++i) sum += load(layer.g + i * layer.stride + v * kLanes);
+      Vector sum[1]{};
+      for (Int i = 0; i < num_samples; ++i) sum[0] += load(layer.g + i * layer.stride + v * kLanes);
       rule.apply(layer.bias, v * kLanes, sum);
+    }
+  }
+
+  void copy_by_outputs(const Layer& layer, Share own) const {
+    for (Int v = own.vectors.begin; v < own.vectors.end; ++v) {
+      const Int num_outputs = std::min<Int>(layer.num_out - v * kLanes, kLanes);
+      const float* from = layer.weight.at + v * kLanes;
+      float* to = layer.rows + v * kLanes * layer.in_stride;
+      Int i = own.rows.begin;
+      for (; i + kLanes <= own.rows.end; i += kLanes) {
+        Vector block[kLanes];
+        for (Int k = 0; k < kLanes; ++k) block[k] = load(from + (i + k) * layer.stride);
+        transpose(block);
+        for (Int o = 0; o < num_outputs; ++o) store(to + o * layer.in_stride + i, block[o]);
+      }
+      for (; i < own.rows.end; ++i)
+        for (Int o = 0; o < num_outputs; ++o) to[o * layer.in_stride + i] = from[i * layer.stride + o];
     }
   }
 
   void step(const Batch& batch) const {
     const Int last = net.num_layers - 1;
+    // Images are all over memory. Their beginnings are asked for at once; the rest, the processor foresees. (Not in a
+    // function of its own: GCC leaves out one that only fetches.)
+    constexpr Int kLine = 64 / sizeof(float);
+    for (Int i = 0; i < batch.size; ++i)
+      for (Int k = 0; k < std::min(net.layers[0].num_in, 8 * kLine); k += kLine)
+        __builtin_prefetch(net.layers[0].inputs[i] + k);
     for (Int k = 0; k < last; ++k) forward(net.layers[k], batch.size), thread.wait();
     output(net.layers[last], batch), thread.wait();
     if (!batch.labels) return;
@@ -342,7 +233,7 @@ struct Worker {
 
 extern "C" {
 Int fused_lanes() { return kLanes; }
-Int fused_partial() { return kBlockRows * kVectors * kLanes; }  // numbers that each thread needs room for
+Int fused_partial() { return kBlockTiles * kRows * kVectors * kLanes; }  // numbers that each thread needs room for
 
 // 0 if every sample of the order can be used; else n where the n-th cannot, counted from 1: it is none of num_images, or
 // its label none of the classes.

@@ -4,9 +4,17 @@
 
 #include "../native.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <initializer_list>
+#include <utility>
+
+// A tile stays in registers only if the loops over it are unrolled whole.
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
 
 namespace {
 // A tile of a product, kRows by kVectors vectors, stays in registers, of which there are 32 or 16.
@@ -30,12 +38,28 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
 typedef std::int32_t Bits __attribute__((vector_size(sizeof(Vector))));
 
 inline Vector all(float x) { return x - Vector{}; }
-inline Vector load(const float* at) {
-  Vector v;
-  std::memcpy(&v, at, sizeof v);
-  return v;
+typedef float Unaligned __attribute__((vector_size(sizeof(Vector)), aligned(alignof(float))));
+inline Vector load(const float* at) { return (Vector)*reinterpret_cast<const Unaligned*>(at); }
+inline void store(float* at, Vector v) { *reinterpret_cast<Unaligned*>(at) = (Unaligned)v; }
+
+// The numbers of a and b in turn, from those of index `first`.
+template <int first, int... i>
+inline Vector alternate(Vector a, Vector b, std::integer_sequence<int, i...>) {
+  return Vector{(i % 2 == 0 ? a[first + i / 2] : b[first + i / 2])...};
 }
-inline void store(float* at, Vector v) { std::memcpy(at, &v, sizeof v); }
+
+// The k-th number of the i-th vector becomes the i-th of the k-th, by log2(kLanes) perfect shuffles.
+inline void transpose(Vector (&block)[kLanes]) {
+  constexpr std::make_integer_sequence<int, kLanes> lanes;
+  for (int width = 1; width < kLanes; width *= 2) {
+    Vector next[kLanes];
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = alternate<0>(block[i], block[i + kLanes / 2], lanes);
+      next[2 * i + 1] = alternate<kLanes / 2>(block[i], block[i + kLanes / 2], lanes);
+    }
+    std::copy(next, next + kLanes, block);
+  }
+}
 
 // --- functions ---
 
