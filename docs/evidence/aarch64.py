@@ -12,11 +12,11 @@ What it shows: PyTorch's build for aarch64, by that build's compiler, with its k
 portable arithmetic. What it does not show: ARM silicon. qemu executes aarch64 code on an x86 processor; it rounds as
 the architecture says, and a processor with a defect of its own would not be found. Times mean nothing.
 
-Needs `qemu-aarch64-static`, `debootstrap`, `uv` and a C++ compiler for aarch64, which the emulated Python calls; neither
-root rights nor a kernel that knows of qemu: packages are downloaded and unpacked, none is installed. Everything goes
-into WORK (1.2 GB) and FOLDER. The wheels of PyTorch for aarch64 on PyPI are for CPUs up to 2.10, and of 0.1 GB; later
-ones are for CUDA, with which WORK grows by 5.5 GB. What WORK has already is not fetched again. Compared again, without
-running anything:
+Needs `qemu-aarch64-static`, `debootstrap`, `uv` and a C++ compiler for aarch64, which the emulated Python calls;
+neither root rights nor a kernel that knows of qemu: packages are downloaded and unpacked, none is installed. Everything
+goes into WORK (1.2 GB) and FOLDER. The wheels of PyTorch for aarch64 on PyPI are for CPUs up to 2.10, and of 0.1 GB;
+later ones are for CUDA, with which WORK grows by 5.5 GB. What WORK has already is not fetched again. Compared again,
+without running anything:
 
     mlpbench verify FOLDER/portable-sgd.x86_64.json FOLDER/portable-sgd.aarch64-neon-torch2.10.0.json
 """
