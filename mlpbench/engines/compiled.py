@@ -4,7 +4,9 @@ Compiling a model alone gains next to nothing for a perceptron: it is the many s
 cost. The first step of a process compiles, for seconds; see `mlpbench.startup` for what that amounts to.
 """
 
+import copy
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from types import FunctionType
@@ -66,20 +68,56 @@ def _step(
     return (loss, num_correct, logits, *((outputs, dlogits, gradients) if has_stages else ([], nothing, ())))
 
 
+# What torch.compile has made for one level of vectors it also uses for another, to which a variable has lowered it, and
+# destroys memory; with the level among its options, here in bits, it keeps them apart.
+_BITS = {"AVX512": 512, "AVX2": 256, "DEFAULT": 1}
+# A step that was made wrongly is off by far more, a right one by less: Adam divides a gradient by its own size.
+_TOLERANCE = 0.01
+
+
+class _Function:
+    """A kind of step, compiled. What torch.compile has made is held, once, to the step as it is written."""
+
+    def __init__(self, config: RunConfig, *, has_stages: bool) -> None:
+        # Of its own code: torch.compile gives up on code that it has compiled too often.
+        self._written = FunctionType(_step.__code__.replace(), _step.__globals__)
+        self._written.__kwdefaults__ = {"config": config, "has_stages": has_stages}
+        bits = _BITS.get(torch.backends.cpu.get_cpu_capability()) if "ATEN_CPU_CAPABILITY" in os.environ else None
+        options: dict[str, Any] | None = {"cpp.simdlen": bits} if bits else None
+        self._compiled = torch.compile(self._written, fullgraph=True, dynamic=False, options=options)
+        self._is_checked = False
+
+    def __call__(self, training: _Training, *batch: Tensor) -> tuple[Any, ...]:
+        if not self._is_checked:
+            self._check(training, batch)
+            self._is_checked = True
+        made: tuple[Any, ...] = self._compiled(training, *batch)
+        return made
+
+    def _check(self, training: _Training, batch: tuple[Tensor, ...]) -> None:
+        ours, theirs = copy.deepcopy(training), copy.deepcopy(training)
+        loss, made = self._written(ours, *batch)[0], self._compiled(theirs, *batch)[0]
+        pairs = [(loss, made), *zip(ours.parameters, theirs.parameters, strict=True)]
+        distances = [((other - one).norm() / one.norm()).item() for one, other in pairs]
+        if all(distance <= _TOLERANCE for distance in distances) or not loss.isfinite():
+            return
+        raise InputError(
+            f"engine compiled: torch.compile of PyTorch {torch.__version__} makes another step of it here: loss "
+            f"{made.item():.6g} for {loss.item():.6g}, parameters up to {max(distances[1:]):.0e} off (relative norm); "
+            "use another PyTorch, or engine=manual"
+        )
+
+
 @functools.lru_cache(maxsize=64)
-def _compile(config: RunConfig, _sizes: tuple[int, ...], *, has_stages: bool) -> Callable[..., tuple[Any, ...]]:
-    """One compiled function for each kind of step: torch.compile gives up on code that it has compiled too often."""
-    own = FunctionType(_step.__code__.replace(), _step.__globals__)
-    own.__kwdefaults__ = {"config": config, "has_stages": has_stages}
-    compiled: Callable[..., tuple[Any, ...]] = torch.compile(own, fullgraph=True, dynamic=False)
-    return compiled
+def _function(config: RunConfig, _sizes: tuple[int, ...], *, has_stages: bool) -> _Function:
+    return _Function(config, has_stages=has_stages)
 
 
 class Compiled(Engine):
     """The whole step as one graph; a last batch that is shorter than the others gets one of its own.
 
     Raises:
-        InputError: at the first step, where torch.compile cannot compile it.
+        InputError: at the first step, where torch.compile cannot compile it, or makes another step of it.
     """
 
     arithmetic = "compiled"
@@ -135,7 +173,8 @@ class Compiled(Engine):
 
         sizes = (len(x), len(index), *(len(p) for p in self._training.parameters))
         try:
-            return _compile(self._kind, sizes, has_stages=has_stages)(self._training, x, y, index)
+            return _function(self._kind, sizes, has_stages=has_stages)(self._training, x, y, index)
         except TorchDynamoException as error:
-            said = " ".join(str(error).split())[:300]
+            lines = [" ".join(line.split()) for line in str(error).splitlines()]
+            said = next((line for line in lines if "error:" in line), " ".join(lines))[:300]
             raise InputError(f"engine compiled: torch.compile cannot compile a step here: {said}") from None
