@@ -60,6 +60,17 @@ def test_a_training_that_overflows_by_itself_is_not_the_compilers_fault(monkeypa
     compiled._function.cache_clear()
 
 
+def test_parameters_of_zero_are_not_far_from_themselves(monkeypatch):
+    monkeypatch.setattr(torch, "compile", damaged(lambda _, made: made))
+    compiled._function.cache_clear()
+    trainer = Trainer(replace(CONFIG, activations=("relu",)))
+    with torch.no_grad():
+        for p in trainer.model.parameters():
+            p.zero_()
+    assert trainer.train_step()[0].item() == pytest.approx(2.302585, rel=1e-5)
+    compiled._function.cache_clear()
+
+
 LOSS = """
 from mlpbench.trainer import Trainer
 from mlpbench.records import RunConfig

@@ -98,7 +98,7 @@ class _Function:
         ours, theirs = copy.deepcopy(training), copy.deepcopy(training)
         loss, made = self._written(ours, *batch)[0], self._compiled(theirs, *batch)[0]
         pairs = [(loss, made), *zip(ours.parameters, theirs.parameters, strict=True)]
-        distances = [((other - one).norm() / one.norm()).item() for one, other in pairs]
+        distances = [((other - one).norm() / one.norm().clamp_min(1e-6)).item() for one, other in pairs]
         if all(distance <= _TOLERANCE for distance in distances) or not loss.isfinite():
             return
         raise InputError(
