@@ -17,7 +17,7 @@ def add_verbs(verbs: Verbs) -> None:
     """Name the verbs and their arguments."""
     certify = verbs.add_parser("certify", help="record what a run computes, for another machine to verify")
     certify.add_argument("out", nargs="?", type=Path, metavar="OUT.json", help="default: among this machine's results")
-    certify.add_argument("--engine", help="any of ours (default: portable)")
+    certify.add_argument("--engine", help="any but other libraries (default: portable)")
     certify.add_argument(
         "--steps", type=positive, default=NUM_STEPS, metavar="N", help=f"default: {NUM_STEPS}, an epoch"
     )

@@ -1,7 +1,7 @@
 // Training in float32 in few passes over memory. fused.py owns all memory, and calls the functions at the end.
 //
 // A number is the sum of its terms in their order, whatever the vectors, the blocks or the threads: each has one
-// accumulator, and a multiply-add is fused (where the processor can). So the bits do not depend on any of them.
+// accumulator. So the bits depend on none of them, but on whether the processor can fuse a multiply-add.
 
 #include "fused_products.h"
 
@@ -13,7 +13,7 @@ struct Parameter {
   float *at, *m, *v, *gradient;  // m and v are the optimizer's; the gradient is kept where it is not null
 };
 
-// Rows are `stride` numbers apart, whole vectors; beyond num_out all but `a` and `d` are 0.
+// Rows are `stride` numbers apart, whole vectors. What is beyond num_out is read only for what is beyond it, too.
 struct Layer {
   Int num_in, num_out, stride, in_stride;
   Activation activation;
@@ -85,7 +85,7 @@ struct Rule {
         const Vector old = load(parameter.m + at), m = multiply_add(g - old, all(0.1f), old);
         const Vector v = multiply_add(g * g, all(0.001f), load(parameter.v + at) * 0.999f);
         store(parameter.m + at, m), store(parameter.v + at, v);
-        Vector s;
+        Vector s{};
         for (int i = 0; i < kLanes; ++i) s[i] = std::sqrt(v[i]);
         p = p - rate * m / (s / root + 1e-8f);
       }

@@ -18,7 +18,7 @@
 
 namespace {
 // A tile of a product, kRows by kVectors vectors, stays in registers, of which there are 32 or 16.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__FMA__)
 constexpr int kLanes = 16, kRows = 7, kVectors = 4;
 using Vector = __m512;
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
