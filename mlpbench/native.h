@@ -22,6 +22,9 @@ struct Range {
   Int size() const { return end - begin; }
 };
 
+// One of `count` parts of n that differ by one at most.
+constexpr Range part(Int n, Int index, Int count) { return {n * index / count, n * (index + 1) / count}; }
+
 // PyTorch's own threads: functions of the OpenMP library that it has loaded. Without them there is one thread.
 void (*omp_parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
 int (*omp_thread)();                                               // omp_get_thread_num

@@ -18,7 +18,7 @@ namespace {
 
 struct Part {  // one of the equal parts of some work
   Int index, count;
-  Range of(Int n) const { return {n * index / count, n * (index + 1) / count}; }
+  Range of(Int n) const { return part(n, index, count); }
 };
 
 // Do some work in at least so many parts, by more than one thread if it is long: waking one costs some 1000 ns.

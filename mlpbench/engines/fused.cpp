@@ -111,15 +111,15 @@ struct Worker {
   float* partial;
 
   void forward(const Layer& layer, Int num_samples) const {
-    const auto finish = [&](Int i, Int v, const auto& sums) {
-      Int at = v * kLanes, row = i * layer.stride;
+    const auto finish = [&](Int i, Int column, const auto& sums) {
       for (const Vector sum : sums) {
-        const Vector z = sum + load(layer.bias.at + at);
+        const Int at = i * layer.stride + column;
+        const Vector z = sum + load(layer.bias.at + column);
         Vector a{}, d{};
         activate(layer.activation, z, a, d);
-        store(layer.a + row + at, a), store(layer.d + row + at, d);
-        if (layer.z) store(layer.z + row + at, z);
-        at += kLanes;
+        store(layer.a + at, a), store(layer.d + at, d);
+        if (layer.z) store(layer.z + at, z);
+        column += kLanes;
       }
     };
     multiply<false>(share(thread, num_samples, layer.stride / kLanes), layer.inputs, layer.num_in, layer.weight.at,
@@ -131,11 +131,10 @@ struct Worker {
     const Range own = part(batch.size, thread.index, thread.count);
     if (batch.labels)  // which are all over memory
       for (Int i = own.begin; i < own.end; ++i) __builtin_prefetch(batch.labels + batch.sample(i));
-    const auto finish = [&](Int i, Int v, const auto& sums) {
-      Int at = v * kLanes;
+    const auto finish = [&](Int i, Int column, const auto& sums) {
       for (const Vector sum : sums) {
-        store(layer.a + i * layer.stride + at, sum + load(layer.bias.at + at));
-        at += kLanes;
+        store(layer.a + i * layer.stride + column, sum + load(layer.bias.at + column));
+        column += kLanes;
       }
     };
     multiply<false>({own, {0, layer.stride / kLanes}, true}, layer.inputs, layer.num_in, layer.weight.at, layer.stride,
@@ -165,8 +164,8 @@ struct Worker {
 
   // From the gradient by a layer's output, that by the output of the layer below.
   void backward(const Layer& layer, const Layer& below, Int num_samples) const {
-    const auto finish = [&](Int i, Int v, const auto& sums) {
-      Int at = i * below.stride + v * kLanes;
+    const auto finish = [&](Int i, Int column, const auto& sums) {
+      Int at = i * below.stride + column;
       for (const Vector sum : sums) {
         store(below.g + at, sum * load(below.d + at));
         at += kLanes;
@@ -180,11 +179,11 @@ struct Worker {
   void update(const Layer& layer, Int num_samples) const {
     const Share own = share(thread, layer.num_in, layer.stride / kLanes);
     const Rule rule(net);
-    const auto finish = [&](Int i, Int v, const auto& sums) {
-      rule.apply(layer.weight, i * layer.stride + v * kLanes, sums);
+    const auto finish = [&](Int i, Int column, const auto& sums) {
+      rule.apply(layer.weight, i * layer.stride + column, sums);
     };
     // What is going to be changed is far away: in the second cache, or even in that of another core.
-    const auto fetch = [&](Int i, Int v) { __builtin_prefetch(layer.weight.at + i * layer.stride + v * kLanes, 1); };
+    const auto fetch = [&](Int i, Int column) { __builtin_prefetch(layer.weight.at + i * layer.stride + column, 1); };
     multiply<true>(own, layer.inputs, num_samples, layer.g, layer.stride, partial, fetch, finish);
     if (layer.rows) copy_by_outputs(layer, own);
     if (!own.is_first) return;

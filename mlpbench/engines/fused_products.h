@@ -44,8 +44,6 @@ struct Thread {
   void wait() const { barrier->wait(count); }
 };
 
-inline Range part(Int n, Int index, Int count) { return {n * index / count, n * (index + 1) / count}; }
-
 struct Share {
   Range rows, vectors;
   bool is_first;  // of those that have the same vectors
@@ -83,8 +81,8 @@ constexpr Int kBlockTiles = 16, kBlockTerms = 1024;  // the most of a left opera
 constexpr auto nothing = [](Int, Int) {};
 
 // Tiles of a b. The rows of a are given one by one, and are read along (a) or across (its transpose); b has rows of
-// vectors. prepare(row, vector) is called before the last terms of a sum are added, finish(row, vector, sums) after that,
-// with the sums of some vectors of the row, from that one.
+// vectors. prepare(row, column) is called for each vector before the last terms of its sums are added, and after that
+// finish(row, column, sums) for some vectors of a row, from that column on.
 template <bool kAcross, class Prepare, class Finish>
 struct Product {
   const float* const* rows;
@@ -100,13 +98,13 @@ struct Product {
     const bool is_last = terms.end == num_terms;
     if (is_last)
       for (int i = 0; i < R; ++i)
-        for (int v = 0; v < V; ++v) prepare(row + i, vector + v);
+        for (int v = 0; v < V; ++v) prepare(row + i, (vector + v) * kLanes);
     add<R, V>(row, vector, terms, kept);
     if (is_last)
       for (int i = 0; i < R; ++i) {
         Vector sums[V];
         for (int v = 0; v < V; ++v) sums[v] = load(kept + (i * V + v) * kLanes);
-        finish(row + i, vector, sums);
+        finish(row + i, vector * kLanes, sums);
       }
   }
 
