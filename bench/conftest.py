@@ -16,12 +16,19 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from mlpbench import certificate, checks, data, environment, memory, peaks, startup, store, timing
-from mlpbench.certify import certify
-from mlpbench.processes import in_fresh_process
-from mlpbench.records import Check, InputError, Record, RunConfig, Session, Skip, choose, override
-from mlpbench.rounds import RoundTimer
-from mlpbench.trainer import Trainer, check_names
+from mlpbench.certifying import certificate, reruns
+from mlpbench.certifying.certify import certify
+from mlpbench.config import Operation, RunConfig, override
+from mlpbench.errors import InputError, choose
+from mlpbench.machine import environment, peaks
+from mlpbench.machine.clock import waiting
+from mlpbench.measuring import first_step, memory, timing
+from mlpbench.measuring.fresh_process import in_fresh_process
+from mlpbench.measuring.suite.round_timer import RoundTimer
+from mlpbench.records import store
+from mlpbench.records.kinds import Check, Record, Session, Skip
+from mlpbench.training.trainer import Trainer, check_names
+from mlpbench.workload import datasets
 
 SUITE = pytest.StashKey["Suite"]()
 NUM_CERTIFIED_STEPS = 20
@@ -87,7 +94,7 @@ class Suite:
 
     def rounds(self, operation: str) -> int:
         """How many blocks of an operation: the preset's, or what the user says; of a long one no fewer than that."""
-        if operation in timing.LONG_OPERATIONS:
+        if Operation(operation).is_long:
             return max(self.preset.epoch_rounds, self.min_rounds)
         return self.min_rounds or self.preset.rounds
 
@@ -192,7 +199,7 @@ def suite(request: pytest.FixtureRequest) -> Suite:
     """The suite, its data loaded; without data nothing can run."""
     suite = request.config.stash[SUITE]
     try:
-        data.load(suite.base.dataset)
+        datasets.load(suite.base.dataset)
     except InputError as error:
         pytest.exit(f"mlpbench: {error}", returncode=2)
     return suite
@@ -214,7 +221,7 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
             benchmark.skipped = True  # or pytest-benchmark warns of an unused fixture
             suite.skip(operation, config, str(error))
         if clock == "latency":
-            call = timing.waiting(call)
+            call = waiting(call)
         benchmark.group = f"{name} {operation} {trainer.config.device}"
         if not suite.is_recording or benchmark.disabled:
             trainer.prepare(operation)
@@ -253,7 +260,7 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
             return
         TIMER.follow(benchmark, measurement.id, watch, suite.append)
         try:
-            if operation in timing.LONG_OPERATIONS:
+            if Operation(operation).is_long:
 
                 def prepare() -> None:
                     TIMER.flush()
@@ -320,9 +327,9 @@ def started(suite: Suite) -> Callable[..., None]:
         try:
             config = dataclasses.replace(suite.base, **fields)
             Trainer(config)  # what cannot run at all need not be tried in another process
-            records = startup.measure(config, suite.session.id if suite.is_recording else "-")
+            records = first_step.measure(config, suite.session.id if suite.is_recording else "-")
         except InputError as error:
-            suite.skip(startup.OPERATION, config, str(error))
+            suite.skip(first_step.OPERATION, config, str(error))
         for record in records if suite.is_recording else ():
             suite.append(record)
 
@@ -355,7 +362,7 @@ def checked(suite: Suite) -> Callable[..., None]:
     def run(name: str, **fields: Any) -> None:
         config = dataclasses.replace(suite.base, **fields)
         try:
-            record = checks.check(name, config, suite.session.id if suite.is_recording else "-")
+            record = reruns.check(name, config, suite.session.id if suite.is_recording else "-")
         except InputError as error:
             suite.skip(f"check {name}", config, str(error))
         suite.checks.append(record)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlpbench.activations import ACTIVATIONS
+from mlpbench.workload.activations import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlpbench.checks import CHECKS
+from mlpbench.certifying.reruns import CHECKS
 
 
 @pytest.mark.parametrize("check", CHECKS)

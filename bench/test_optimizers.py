@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlpbench.optimizers import OPTIMIZERS, USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS, USUAL_LR
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -57,12 +57,12 @@ def restore_threads() -> Iterator[None]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, restore_threads: None) -> str:
     """The name of a data set of 1,230 and 430 of the digits: an epoch takes milliseconds, its last batch is short."""
-    from mlpbench import data
+    from mlpbench.workload import datasets
 
-    digits = data.load("digits")
-    dataset = data.Dataset(
-        train=data.Images(images=digits.train.images[:1230], labels=digits.train.labels[:1230]),
-        test=data.Images(images=digits.test.images[:430], labels=digits.test.labels[:430]),
+    digits = datasets.load("digits")
+    dataset = datasets.Dataset(
+        train=datasets.Images(images=digits.train.images[:1230], labels=digits.train.labels[:1230]),
+        test=datasets.Images(images=digits.test.images[:430], labels=digits.test.labels[:430]),
     )
-    monkeypatch.setitem(data.DATASETS, "small", lambda: dataset)
+    monkeypatch.setitem(datasets.DATASETS, "small", lambda: dataset)
     return "small"

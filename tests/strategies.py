@@ -6,8 +6,10 @@ from dataclasses import fields, replace
 import numpy as np
 from hypothesis import strategies as st
 
-from mlpbench.certificate import Certificate, Detail, Entry, Stage, pack
-from mlpbench.records import (
+from mlpbench.certifying.certificate import Certificate, Detail, Entry, Stage, pack
+from mlpbench.config import RunConfig, grid
+from mlpbench.records.codec import encode
+from mlpbench.records.kinds import (
     Block,
     Check,
     Conditions,
@@ -19,13 +21,11 @@ from mlpbench.records import (
     Peak,
     Plan,
     Record,
-    RunConfig,
     Session,
     Skip,
     TrainResult,
-    grid,
 )
-from mlpbench.store import Results, encode
+from mlpbench.records.results import Results
 
 # --- hand-made --------------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,13 @@ from pathlib import Path
 
 import torch
 
-from mlpbench import environment, stats, store, timing
-from mlpbench.records import RunConfig
-from mlpbench.trainer import Trainer
+from mlpbench.config import RunConfig
+from mlpbench.judging import statistics as stats
+from mlpbench.machine import environment
+from mlpbench.machine.clock import time_block
+from mlpbench.measuring import timing
+from mlpbench.records import store
+from mlpbench.training.trainer import Trainer
 
 ROUNDS = 60
 
@@ -54,7 +58,7 @@ def beside_a_block() -> None:
             watch.begin()
             clocked("sentinels, before", start)
             start = time.perf_counter()
-            wall_ns = timing.time_block(trainer.train_step, iterations)
+            wall_ns = time_block(trainer.train_step, iterations)
             clocked("block", start)
             start = time.perf_counter()
             flags = watch.sentinels.end()
@@ -90,7 +94,7 @@ def known_kernel() -> None:
         biases = []
         for _ in range(30):
             taken.clear()
-            measured_ns = timing.time_block(wait, iterations) / iterations
+            measured_ns = time_block(wait, iterations) / iterations
             biases.append(measured_ns - 1e9 * statistics.fmean(taken))
         found = stats.median_interval(biases)
         share = found.estimate / wanted_s / 1e9
@@ -104,9 +108,9 @@ def long_run() -> None:
     iterations, _, _ = timing.ready(trainer, "train_step", 1.0)
     short, long = [], []
     for _ in range(20):
-        blocks = [timing.time_block(trainer.train_step, iterations) / iterations for _ in range(15)]
+        blocks = [time_block(trainer.train_step, iterations) / iterations for _ in range(15)]
         short.append(statistics.median(blocks))
-        long.append(timing.time_block(trainer.train_step, 15 * iterations) / (15 * iterations))
+        long.append(time_block(trainer.train_step, 15 * iterations) / (15 * iterations))
     found = stats.ratio_interval(long, short)
     print(
         f"median of blocks over one stretch of as many steps: {found.estimate:.4f} ({found.low:.4f}-{found.high:.4f})"

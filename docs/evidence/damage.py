@@ -17,10 +17,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from mlpbench import store
 from mlpbench.cli.main import main as mlpbench
-from mlpbench.records import InputError
-from mlpbench.samples import samples
+from mlpbench.errors import InputError
+from mlpbench.judging.evidence import samples
+from mlpbench.records import store
+from mlpbench.records.codec import encode
 from tests.strategies import replicated
 
 STEADY = [[1.0, 1.01, 0.99], [1.01, 1.0, 1.02], [0.99, 1.0, 0.98]]
@@ -32,7 +33,7 @@ def original(factor: float) -> bytes:
         *replicated([[t * factor for t in times] for times in STEADY], control_ms=[0.5] * 3),
         *replicated([[t * factor for t in times] for times in STEADY], run="f", operation="forward"),
     ]
-    return b"".join(store.encode(record).encode() + b"\n" for record in records)
+    return b"".join(encode(record).encode() + b"\n" for record in records)
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

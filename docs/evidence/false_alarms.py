@@ -23,10 +23,10 @@ import numpy as np
 from pytest_benchmark.utils import PercentageRegressionCheck
 from scipy.stats import mannwhitneyu
 
-from mlpbench import store
-from mlpbench.compare import Margins, judge
-from mlpbench.noise import as_samples
-from mlpbench.samples import samples
+from mlpbench.judging.evidence import samples
+from mlpbench.judging.noise import as_samples
+from mlpbench.judging.verdict import Margins, judge
+from mlpbench.records import store
 
 
 def measure(folder: Path, num_runs: int) -> None:

@@ -10,11 +10,11 @@ import argparse
 import os
 import sys
 
+from mlpbench.config import RunConfig
 from mlpbench.engines.eager import Eager
-from mlpbench.engines.exact import Portable
+from mlpbench.engines.portable.engine import Portable
 from mlpbench.engines.registry import ENGINES
-from mlpbench.records import RunConfig
-from mlpbench.trainer import Trainer
+from mlpbench.training.trainer import Trainer
 
 MOST_APART = 0.003
 

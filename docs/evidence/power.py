@@ -21,9 +21,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlpbench import stats, store
-from mlpbench.compare import ALPHA, Margins, judge, looks
-from mlpbench.samples import Samples, sides
+from mlpbench.judging import statistics as stats
+from mlpbench.judging.evidence import Samples, sides
+from mlpbench.judging.verdict import ALPHA, Margins, judge, looks
+from mlpbench.records import store
 
 FIRST = "        self._optimizer.zero_grad(set_to_none=True)\n"
 RETURN = "        return loss.detach(), logits.detach()\n"

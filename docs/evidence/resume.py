@@ -16,7 +16,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from mlpbench import processes, store
+from mlpbench.measuring import turns
+from mlpbench.records import store
 
 PAIRS, ROUNDS = 4, 5
 COMMAND = ["ab", "forward", "--b", "batch_size=20", "--pairs", str(PAIRS), "--rounds", str(ROUNDS), "--all-pairs"]
@@ -32,7 +33,7 @@ def num_workers() -> int:
     found = 0
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found += b"mlpbench.worker" in path.read_bytes()
+            found += b"mlpbench.measuring.worker" in path.read_bytes()
         except OSError:
             continue
     return found
@@ -57,9 +58,9 @@ def check_design(folder: Path) -> None:
     assert path is not None, "a finished run has a file"
     results = store.load([path])
     (plan,) = results.plans.values()
-    whole = processes.finished(results, plan)
+    whole = turns.finished(results, plan)
     assert sorted(whole) == list(range(2 * PAIRS)), "a process of the design is missing"
-    order = [side for _, pair in zip(range(PAIRS), processes.orders(plan.first), strict=False) for side in pair]
+    order = [side for _, pair in zip(range(PAIRS), turns.orders(plan.first), strict=False) for side in pair]
     assert [whole[process].side for process in sorted(whole)] == order, "the order is another"
     assert plan.id in results.endings, "it did not end"
     counts = Counter((block.measurement, block.round) for block in results.blocks)

@@ -1,1 +1,1 @@
-"""The verbs of `mlpbench`: each parses its arguments, calls public functions, and prints."""
+"""The command line: one file a verb; each parses its arguments, calls public functions, and prints."""

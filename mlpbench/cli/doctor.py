@@ -3,26 +3,26 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlpbench.cli.options import Verbs
-
 if TYPE_CHECKING:
-    from mlpbench.doctor import Digests, Examination, Reading, Table
+    from mlpbench.certifying.examination import Effect, Examination
+
+HELP = "do this machine's floating-point results match the reference, and which settings change them?"
 
 
-def add_verbs(verbs: Verbs) -> None:
-    """Name the verb and its arguments."""
-    doctor = verbs.add_parser("doctor", help="whose bits does this machine compute? exit code 1 if they are wrong")
-    doctor.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    doctor.add_argument("--quick", action="store_true", help="do not try settings, which takes some 20 s")
-    doctor.set_defaults(run=_doctor)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument("--quick", action="store_true", help="do not try settings, which takes about 20 s")
 
 
-def _doctor(parsed: argparse.Namespace) -> int:
-    from mlpbench import display, doctor
-    from mlpbench.environment import current, resolve_device
+def run(parsed: argparse.Namespace) -> int:
+    """Examine the machine and print the findings; the exit code is 1 if a result is wrong."""
+    from mlpbench.certifying import doctor
+    from mlpbench.certifying.examination import defects
+    from mlpbench.machine.environment import current, resolve_device
+    from mlpbench.reporting import terminal
 
     device = resolve_device(parsed.device)
     if not parsed.quick and device.type == "cpu":
@@ -30,7 +30,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     found = doctor.examine(device, quick=parsed.quick)
     environment = current()
     ours = {name: getattr(environment, name) for name in found.table.environment}
-    console = display.console()
+    console = terminal.console()
     for line in (
         "here:  " + ", ".join((_machine(ours), *(f"{name}={value}" for name, value in environment.variables))),
         "table: " + _machine(found.table.environment),
@@ -42,73 +42,6 @@ def _doctor(parsed: argparse.Namespace) -> int:
     ):
         console.print(line, markup=False)
     return 1 if defects(found) else 0
-
-
-# --- comparing --------------------------------------------------------------------------------------------------------
-
-
-def differing(one: "Digests", other: "Digests") -> list[str]:
-    """The readings whose bits differ, of those that both have."""
-    from mlpbench.doctor import UNAVAILABLE
-
-    both = [name for name in one if name in other and UNAVAILABLE not in (one[name], other[name])]
-    return [name for name in both if one[name] != other[name]]
-
-
-def of_kind(kind: str, readings: Iterable[str]) -> list[str]:
-    """Those of one kind, in the order of the probes."""
-    from mlpbench.doctor import PROBES
-
-    wanted = set(readings)
-    named = [reading for name, probe in PROBES.items() if probe.kind == kind for reading in probe.readings(name)]
-    return [reading for reading in named if reading in wanted]
-
-
-def defects(found: "Examination") -> list[str]:
-    """Known answers that do not come out, and readings that differ from the table though there is one right answer."""
-    readings = (found.here, *found.under.values())
-    wrong = [name for r in readings for of in (r.one, r.many) for name in differing(found.table.digests, of)]
-    answers = [f"known answer of {part}" for part, is_right in found.answers.items() if not is_right]
-    return answers + of_kind("exact", wrong)
-
-
-def first_stage(readings: Iterable[str]) -> str | None:
-    """Where a default run first meets one of these; None if it does not."""
-    from mlpbench.doctor import STAGES
-
-    met = {reading.removesuffix(" float32") for reading in readings}
-    return next((stage for stage, names in STAGES.items() if met.intersection(names)), None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Effect:
-    """What a setting changes: names of readings, and the stages of a default run."""
-
-    steadied: list[str]  # no longer depend on the number of threads
-    unsettled: list[str]  # now do
-    agreed: list[str]  # are now as on the table's machine under the same setting, on one thread
-    parted: list[str]  # no longer are
-    broken: list[str]  # have one right answer, and give another
-    stage_before: str | None  # of a default run: the first that depends on the number of threads
-    stage: str | None
-
-
-def effect(setting: str, table: "Table", before: "Reading", after: "Reading") -> Effect:
-    """Compare the readings under a setting with those before."""
-    depended, depend = differing(before.one, before.many), differing(after.one, after.many)
-    apart = differing(table.digests, before.one)
-    there = {**table.digests, **table.under[setting]} if setting in table.under else {}
-    still = differing(there, after.one) if there else apart
-    wrong = [*differing(table.digests, after.one), *differing(table.digests, after.many)]
-    return Effect(
-        steadied=[name for name in depended if name not in depend],
-        unsettled=[name for name in depend if name not in depended],
-        agreed=[name for name in apart if name not in still],
-        parted=[name for name in still if name not in apart],
-        broken=of_kind("exact", wrong),
-        stage_before=first_stage(depended),
-        stage=first_stage(depend),
-    )
 
 
 # --- telling ----------------------------------------------------------------------------------------------------------
@@ -141,7 +74,8 @@ def _portable(found: "Examination") -> Iterator[str]:
 
 
 def _operations(found: "Examination") -> Iterator[str]:
-    from mlpbench.doctor import KINDS, PROBES, UNAVAILABLE
+    from mlpbench.certifying.examination import UNAVAILABLE, differing, first_stage, of_kind
+    from mlpbench.certifying.probes import KINDS, PROBES
 
     yield "\nPyTorch's operations: the same bits as the table (of a CPU, on 1 thread)?"
     here, there = found.here.one, found.table.digests
@@ -166,6 +100,8 @@ def _operations(found: "Examination") -> Iterator[str]:
 
 
 def _threads(found: "Examination") -> Iterator[str]:
+    from mlpbench.certifying.examination import differing, first_stage
+
     yield f"\nThe number of threads: the same bits on {found.num_threads} as on 1?"
     depend = differing(found.here.one, found.here.many)
     if not depend:
@@ -180,12 +116,16 @@ def _threads(found: "Examination") -> Iterator[str]:
 
 
 def _settings(found: "Examination") -> Iterator[str]:
+    from mlpbench.certifying.examination import effect
+
     yield f"\nSettings: what would each change here? Measured on 1 and {found.num_threads} threads"
     for setting, after in found.under.items():
         yield from _told(setting, effect(setting, found.table, found.here, after), is_same=after == found.here)
 
 
-def _told(setting: str, change: Effect, *, is_same: bool) -> Iterator[str]:
+def _told(setting: str, change: "Effect", *, is_same: bool) -> Iterator[str]:
+    from mlpbench.certifying.examination import first_stage
+
     threads, there = "on the number of threads", "as on the table's machine, if that has the setting too"
     gains = {f"no longer depend {threads}": change.steadied, f"now {there}": change.agreed}
     costs = {f"but now depend {threads}": change.unsettled, f"but no longer {there}": change.parted}
@@ -204,6 +144,8 @@ def _told(setting: str, change: Effect, *, is_same: bool) -> Iterator[str]:
 
 
 def _verdict(found: "Examination") -> Iterator[str]:
+    from mlpbench.certifying.examination import defects
+
     wrong = defects(found)
     yield ""
     if wrong:

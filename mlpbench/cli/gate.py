@@ -1,86 +1,77 @@
-"""The gate: options, margins and output of whatever judges; its exit code."""
+"""Share what the verbs that judge have in common: options, margins, output and exit code."""
 
 import argparse
 import csv
 import dataclasses
 import json
 import math
-import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlpbench.compare import Judgement, Margins, judge_plan
-from mlpbench.records import InputError, Plan
-from mlpbench.store import Results
+from mlpbench.cli.options import CommaList, margin
+from mlpbench.errors import InputError
+from mlpbench.judging.metrics import Verdict
 
-FAIL_ON = ("faster", "better", "inconclusive", "slower", "worse")
+if TYPE_CHECKING:
+    from mlpbench.judging.verdict import Judgement, Margins
+    from mlpbench.records.kinds import Plan
+    from mlpbench.records.results import Results
+
+_FAIL_ON = tuple(verdict for verdict in Verdict if verdict is not Verdict.SAME)
 
 
 def add_gate(parser: argparse.ArgumentParser) -> None:
-    """Options of a verb that judges."""
-    parser.add_argument("--margin", type=_percent, metavar="P", help="the change that matters, for example 5%%")
+    """Add the options of a verb that judges."""
+    parser.add_argument("--margin", type=margin, metavar="P", help="the smallest change that matters, for example 5%%")
     parser.add_argument(
         "--fail-on",
         type=_verdicts,
-        default=(),
+        default=CommaList(),
         metavar="VERDICTS",
-        help=f"verdicts that fail beside slower and worse: a comma list of {', '.join(FAIL_ON)}",
+        help=f"verdicts that fail in addition to slower and worse: a comma list of {', '.join(_FAIL_ON)}",
     )
-    parser.add_argument("--allow-missing", action="store_true", help="a benchmark that NEW lacks is no failure")
-    for name, what in {"json": "verdicts", "csv": "verdicts", "markdown": "a summary", "html": "a page"}.items():
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what} as {name}")
+    parser.add_argument("--allow-missing", action="store_true", help="do not fail if NEW lacks a benchmark")
+    for name, content in {"json": "verdicts", "csv": "verdicts", "markdown": "a summary", "html": "a page"}.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {content} as {name}")
 
 
-def _percent(text: str) -> float:
-    """A margin as a ratio: 5% and 0.05 are 1.05."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < (10 if text.endswith("%") else 1):  # a bare 3 was meant to be 3 %
-        raise argparse.ArgumentTypeError(f"a change such as 5% or 0.05, not {text!r}")
-    return 1 + value
-
-
-def _verdicts(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
+def _verdicts(text: str) -> CommaList[str]:
+    names = CommaList(text.split(","))
     for name in names:
-        if name not in FAIL_ON:
-            raise argparse.ArgumentTypeError(f"unknown verdict {name!r}; known: {', '.join(FAIL_ON)}")
+        if name not in map(str, _FAIL_ON):
+            raise argparse.ArgumentTypeError(f"unknown verdict {name!r}; known: {', '.join(_FAIL_ON)}")
     return names
 
 
-def check_outputs(parsed: argparse.Namespace) -> None:
-    """Find out before the work whether its output has a place."""
-    for name in ("json", "csv", "markdown", "html"):
-        path = getattr(parsed, name)
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+def margins_of(parsed: argparse.Namespace, noise_ratio: float) -> "Margins":
+    """Combine the margins of the command line and of pyproject.toml with the noise of the machine."""
+    from mlpbench.judging.verdict import Margins
 
-
-def margins_of(parsed: argparse.Namespace, noise_ratio: float) -> Margins:
-    """What was asked for, here and in pyproject.toml, and the machine's noise."""
     return Margins(default_ratio=parsed.margin, thresholds=_thresholds(Path("pyproject.toml")), noise_ratio=noise_ratio)
 
 
 def _thresholds(path: Path) -> dict[str, float]:
-    """`[tool.mlpbench.thresholds]`: globs over benchmarks, each with the change that matters."""
+    """Read `[tool.mlpbench.thresholds]`: globs over benchmark names, each with the change that matters."""
+    import tomllib
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    found = content.get("tool", {}).get("mlpbench", {}).get("thresholds", {})
+    thresholds = content.get("tool", {}).get("mlpbench", {}).get("thresholds", {})
     try:
-        return {glob: _percent(str(value)) for glob, value in found.items()}
+        return {glob: margin(str(value)) for glob, value in thresholds.items()}
     except (argparse.ArgumentTypeError, AttributeError) as error:
         raise InputError(f"{path}, tool.mlpbench.thresholds: {error}") from None
 
 
-def show_plan(parsed: argparse.Namespace, results: Results, plan: Plan, path: Path | None) -> int:
-    """Judge the two sides of a plan, print and write the verdicts, and give the exit code."""
-    from mlpbench import display, verdicts
+def show_plan(parsed: argparse.Namespace, results: "Results", plan: "Plan", path: Path | None) -> int:
+    """Judge the two sides of a plan, print and write the verdicts, and return the exit code."""
+    from mlpbench.judging.verdict import judge_plan
+    from mlpbench.reporting import terminal
+    from mlpbench.reporting.sections import verdicts
 
     margins = margins_of(parsed, 1.0)
     if margins.default_ratio is None:
@@ -88,21 +79,20 @@ def show_plan(parsed: argparse.Namespace, results: Results, plan: Plan, path: Pa
     judgement = judge_plan(results, plan, margins)
     code = show(parsed, judgement, verdicts.title(plan), (plan.command,))
     ending = results.endings.get(plan.id)
-    console = display.console()
+    console = terminal.console()
     console.print(f"stopped: {ending.reason if ending else 'not finished'}")
     console.print(f"results: {path}")
     return code
 
 
-def show(parsed: argparse.Namespace, judgement: Judgement, title: str, commands: tuple[str, ...]) -> int:
-    """Print the verdicts, write them where asked, and give the exit code."""
-    from mlpbench import display, report, verdicts
+def show(parsed: argparse.Namespace, judgement: "Judgement", title: str, commands: tuple[str, ...]) -> int:
+    """Print the verdicts, write them where asked, and return the exit code."""
+    from mlpbench.reporting import page, terminal
+    from mlpbench.reporting.sections import verdicts
 
-    made = verdicts.sections(judgement, commands, is_drawn=parsed.html is not None)
-    console = display.console()
-    for section in made:
-        if section.frame is not None:
-            display.show(console, section.title, display.table(section.frame))
+    sections = verdicts.sections_of(judgement, commands, is_drawn=parsed.html is not None)
+    console = terminal.console()
+    terminal.show_sections(sections, console)
     sentence = verdicts.sentence(judgement)
     try:
         if parsed.json:
@@ -113,7 +103,7 @@ def show(parsed: argparse.Namespace, judgement: Judgement, title: str, commands:
                 writer = csv.DictWriter(file, names)
                 writer.writeheader()
                 writer.writerows(dataclasses.asdict(c) for c in judgement.comparisons)
-        report.write_page(title, sentence, made, html=parsed.html, markdown=parsed.markdown)
+        page.write_page(title, sentence, sections, html=parsed.html, markdown=parsed.markdown)
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
     code = judgement.exit_code(parsed.fail_on, allow_missing=parsed.allow_missing)
@@ -121,8 +111,8 @@ def show(parsed: argparse.Namespace, judgement: Judgement, title: str, commands:
     return code
 
 
-def _as_json(judgement: Judgement, sentence: str) -> dict[str, Any]:
-    """Everything; what has no number in JSON (an open interval) is null."""
+def _as_json(judgement: "Judgement", sentence: str) -> dict[str, Any]:
+    """Return the whole judgement; a number that JSON cannot hold (an open interval) is null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):

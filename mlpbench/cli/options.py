@@ -1,40 +1,53 @@
-"""Options that verbs share, and where they write."""
+"""Define the options that several verbs share, and the types of their values."""
 
 import argparse
 import math
-import shlex
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeVar
 
-from mlpbench.records import InputError, Record, Session
-from mlpbench.store import Results, append, results_file
+T = TypeVar("T")
 
 RESULTS = Path("results")
-
-
-Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
+OPERATIONS_HELP = "forward, backward, forward_backward, optimizer_step, train_step, evaluate or epoch"
 
 
 def add_workload(parser: argparse.ArgumentParser) -> None:
-    """Options that say what to run, and where results go."""
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the workload")
+    """Add the options that say what to run, and where results go."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the workload, for example batch_size=10; an unknown field lists all of them",
+    )
     parser.add_argument("--dataset", help="digits, mnist, fashion_mnist or kmnist")
     parser.add_argument("--device", help="cpu, cuda or auto")
-    parser.add_argument("--data", metavar="DIR", help="where data sets are kept (else $MLPBENCH_DATA)")
+    add_data(parser)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where results are appended")
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the folder of the data sets."""
+    parser.add_argument("--data", metavar="DIR", help="folder of the data sets (default: $MLPBENCH_DATA)")
+
+
+def settings_of(parsed: argparse.Namespace) -> list[str]:
+    """Return every `field=value` on the command line, whichever option gave it."""
+    settings = [f"{name}={getattr(parsed, name)}" for name in ("dataset", "device") if getattr(parsed, name)]
+    if getattr(parsed, "epochs", None) is not None:
+        settings.append(f"num_epochs={parsed.epochs}")
+    return [*settings, *parsed.set]
+
+
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
+    """Parse a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number of at least 1, not {text!r}")
     return int(text)
 
 
 def fraction(text: str) -> float:
-    """An accuracy above 0 and at most 1."""
+    """Parse an accuracy above 0 and at most 1."""
     try:
         value = float(text)
     except ValueError:
@@ -44,66 +57,54 @@ def fraction(text: str) -> float:
     return value
 
 
-def seeds(text: str) -> tuple[int, ...]:
-    """Seeds such as 0-4 or 0,3,7."""
-    found: list[int] = []
+class CommaList(tuple[T, ...]):
+    """Hold the values of a comma-separated option, and format them as that option takes them."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Join the values by commas."""
+        return ",".join(map(str, self))
+
+
+def seeds(text: str) -> CommaList[int]:
+    """Parse seeds such as 0-4 or 0,3,7.
+
+    >>> str(seeds("0-2,7"))
+    '0,1,2,7'
+    """
+    numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not (first.isdecimal() and (last or first).isdecimal()):
             raise argparse.ArgumentTypeError(f"seeds such as 0-4 or 0,3,7, not {text!r}")
-        found += range(int(first), int(last or first) + 1)
-    if not found:
+        numbers += range(int(first), int(last or first) + 1)
+    if not numbers:
         raise argparse.ArgumentTypeError(f"at least one seed; {text!r} has none")
-    return tuple(dict.fromkeys(found))
+    return CommaList(dict.fromkeys(numbers))
 
 
-def settings_of(parsed: argparse.Namespace) -> list[str]:
-    """Every `field=value` that was said, in whatever way."""
-    named = [f"{name}={getattr(parsed, name)}" for name in ("dataset", "device") if getattr(parsed, name)]
-    if getattr(parsed, "epochs", None) is not None:
-        named.append(f"num_epochs={parsed.epochs}")
-    return [*named, *parsed.set]
+class Margin(float):
+    """Hold a change that matters, as a ratio, and format it as `--margin` takes it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Format the ratio as a change in percent.
+
+        >>> str(Margin(1.05))
+        '5%'
+        """
+        return f"{100 * (self - 1):g}%"
 
 
-class Sink:
-    """Appends a session and its records to the results file of this machine and day."""
-
-    def __init__(self, root: Path, command: Sequence[str], preset: str = "-") -> None:
-        from mlpbench import environment
-
-        self.session: Session = environment.start_session(shlex.join(command), preset)
-        self.path = results_file(root, self.session.environment, datetime.now(UTC).date())
-        self(self.session)
-
-    def __call__(self, record: Record) -> None:
-        """Write a record."""
-        write(self.path, record)
-
-
-def write(path: Path, record: Record) -> None:
-    """Append a record; what cannot be written is bad input."""
+def margin(text: str) -> Margin:
+    """Parse a change such as 5% or 0.05 into the ratio 1.05."""
     try:
-        append(path, record)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another --results") from None
-
-
-def make_folder(path: Path) -> None:
-    """Find out before the work whether its output has a place."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}; choose another folder") from None
-
-
-def as_options(settings: Sequence[str]) -> list[str]:
-    """The settings as a command says them."""
-    return [part for setting in settings for part in ("--set", setting)]
-
-
-def as_results(session: Session, records: Iterable[Record]) -> Results:
-    """A session's records, as if loaded from its file."""
-    results = Results()
-    for record in (session, *records):
-        results.add(record)
-    return results
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    # A number of 1 or more without % most likely means percent, so it is refused.
+    if not 0 <= value < (10 if text.endswith("%") else 1):
+        raise argparse.ArgumentTypeError(f"a change such as 5% or 0.05, not {text!r}")
+    return Margin(1 + value)

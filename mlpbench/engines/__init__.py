@@ -1,1 +1,1 @@
-"""Ways to compute training: one file each, and their registry."""
+"""Ways to compute a training step."""

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlpbench.engines import rules
+from mlpbench.config import RunConfig
+from mlpbench.engines import optimizer_rules
 from mlpbench.engines.engine import Engine, Progress, stages
-from mlpbench.records import InputError, RunConfig, choose
+from mlpbench.errors import InputError, choose
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -30,28 +31,30 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "sigmoid": torch.sigmoid,
 }
+
+
 ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
 
 
 class _Training(NamedTuple):
     """What a step changes, in place."""
 
-    parameters: rules.Tensors
-    state: rules.State
+    parameters: optimizer_rules.Tensors
+    state: optimizer_rules.State
 
-    def tensors(self) -> rules.Tensors:
+    def tensors(self) -> optimizer_rules.Tensors:
         return (*self.parameters, *self.state.m, *self.state.v, self.state.steps)
 
 
 def _step(
     training: _Training, x: Tensor, y: Tensor, index: Tensor, *, config: RunConfig, has_stages: bool
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor, rules.Tensors]:
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor, optimizer_rules.Tensors]:
     """Train on the samples that `index` (B,) names: loss, number correct (), logits; if asked for, what it made."""
     parameters = training.parameters
     batch, labels = x[index], y[index]
     activations = [ACTIVATIONS[name] for name in config.activations]
 
-    def forward(parameters: rules.Tensors, nothing: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+    def forward(parameters: optimizer_rules.Tensors, nothing: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
         a, outputs = batch, []
         for k, activation in enumerate(activations):
             z = functional.linear(a, parameters[2 * k], parameters[2 * k + 1])
@@ -68,7 +71,7 @@ def _step(
     every, (loss, (logits, outputs)) = torch.func.grad_and_value(forward, argnums=by, has_aux=True)(parameters, nothing)
     gradients, dlogits = every if has_stages else (every[0], nothing)
     num_correct = (logits.argmax(1) == labels).sum()
-    rules.rule(config.optimizer)(parameters, gradients, training.state, config)
+    optimizer_rules.rule(config.optimizer)(parameters, gradients, training.state, config)
     return (loss, num_correct, logits, *((outputs, dlogits, gradients) if has_stages else ([], nothing, ())))
 
 
@@ -140,12 +143,12 @@ class Compiled(Engine):
             choose(ACTIVATIONS, name, "activation of engine compiled")
         self._training = _Training(
             parameters=self._parameters(),
-            state=rules.initial_state(self._parameters(), config.optimizer),
+            state=optimizer_rules.initial_state(self._parameters(), config.optimizer),
         )
         # All that the step depends on: runs that differ in nothing of it share what was compiled.
         self._kind = replace(config, seed=0, num_epochs=1, dataset="", loader="", num_threads=None)
 
-    def _parameters(self) -> rules.Tensors:
+    def _parameters(self) -> optimizer_rules.Tensors:
         """The model's, wherever they are now: another engine may have moved them."""
         return tuple(p.detach() for p in self._model.parameters())
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlpbench.config import RunConfig
 from mlpbench.engines.engine import Engine, stages
-from mlpbench.optimizers import OPTIMIZERS
-from mlpbench.records import RunConfig
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 
 class Eager(Engine):

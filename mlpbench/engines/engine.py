@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlpbench import data
-from mlpbench.records import RunConfig
+from mlpbench.config import RunConfig
+from mlpbench.workload import datasets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class Engine(ABC):
     @classmethod
     def batch_order(cls, seed: int, epoch: int, num_samples: int) -> Tensor:
         """The permutation (N,) in which an epoch visits the samples."""
-        return data.batch_order(seed, epoch, num_samples)
+        return datasets.batch_order(seed, epoch, num_samples)
 
     @abstractmethod
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ class Engine(ABC):
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
         """Train on the samples of `x` (N, D) and `y` (N,) that `order` names, batch by batch; the last may be short."""
-        return train_on(self, data.memory_batches(x, y, order, batch_size))
+        return train_on(self, datasets.memory_batches(x, y, order, batch_size))
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Engine(ABC):
         """
 
 
-def train_on(engine: Engine, batches: data.Batches) -> Progress:
+def train_on(engine: Engine, batches: datasets.Batches) -> Progress:
     """A step on each batch, in turn."""
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     correct = torch.zeros((), dtype=torch.int64, device=engine.device)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlpbench.engines import rules
+from mlpbench.config import RunConfig
+from mlpbench.engines import optimizer_rules
 from mlpbench.engines.engine import Engine, Progress, stages
-from mlpbench.records import RunConfig, choose
+from mlpbench.errors import choose
 
 aten = torch.ops.aten
 # oneDNN's products use AVX-512 on every processor that has it; MKL's, which PyTorch takes for dense float32, on Intel's
@@ -30,14 +31,17 @@ _RELU = _Activation(
     forward=lambda z, a: torch.clamp_min(z, 0, out=a),
     backward=lambda g, _z, a: aten.threshold_backward.grad_input(g, a, 0, grad_input=g),
 )
+
 _TANH = _Activation(
     forward=lambda z, a: torch.tanh(z, out=a),
     backward=lambda g, _z, a: aten.tanh_backward.grad_input(g, a, grad_input=g),
 )
+
 _ELU = _Activation(
     forward=lambda z, a: aten.elu.out(z, 1, 1, 1, out=a),
     backward=lambda g, _z, a: aten.elu_backward.grad_input(g, 1, 1, 1, True, a, grad_input=g),
 )
+
 ACTIVATIONS = {
     "relu": _RELU,
     "tanh": _TANH,
@@ -67,7 +71,7 @@ ACTIVATIONS = {
 class _Buffers:
     """What the passes of a batch write to; of each layer output z, activation a and gradient g by z."""
 
-    def __init__(self, size: int, weights: rules.Tensors) -> None:
+    def __init__(self, size: int, weights: optimizer_rules.Tensors) -> None:
         self.x = weights[0].new_empty(size, weights[0].shape[1])
         self.z, self.a, self.g = ([w.new_empty(size, len(w)) for w in weights] for _ in range(3))
 
@@ -82,8 +86,8 @@ class Manual(Engine):
         self._activations = [choose(ACTIVATIONS, name, "activation of engine manual") for name in config.activations]
         self._take()
         self._gradients = [torch.zeros_like(p) for p in self._parameters]
-        self._rule = rules.rule(config.optimizer)
-        self._state = rules.initial_state(self._parameters, config.optimizer)
+        self._rule = optimizer_rules.rule(config.optimizer)
+        self._state = optimizer_rules.initial_state(self._parameters, config.optimizer)
         self._buffers: dict[int, _Buffers] = {}  # by the size of a batch
 
     def _take(self) -> None:

@@ -1,17 +1,17 @@
 """ENGINES: what `engine=` may name."""
 
 from mlpbench.engines.compiled import Compiled
+from mlpbench.engines.cpp.fused import Fused
 from mlpbench.engines.cudagraph import CudaGraph
 from mlpbench.engines.eager import Eager
 from mlpbench.engines.engine import Engine
-from mlpbench.engines.exact import Portable, PortableFused
-from mlpbench.engines.fused import Fused
-from mlpbench.engines.fused_cuda import FusedCuda
 from mlpbench.engines.manual import Manual
-from mlpbench.engines.peer_jax import Jax
-from mlpbench.engines.peer_keras import Keras
-from mlpbench.engines.peer_sklearn import Sklearn
-from mlpbench.engines.peer_torch import Lightning, Skorch
+from mlpbench.engines.peers.jax import Jax
+from mlpbench.engines.peers.keras import Keras
+from mlpbench.engines.peers.lightning_skorch import Lightning, Skorch
+from mlpbench.engines.peers.sklearn import Sklearn
+from mlpbench.engines.portable.engine import Portable, PortableFused
+from mlpbench.engines.triton.fused_cuda import FusedCuda
 
 ENGINES: dict[str, type[Engine]] = {
     "eager": Eager,

@@ -1,0 +1,1 @@
+"""Which bits a run computes, and where else they are the same."""

@@ -1,0 +1,128 @@
+"""Make a certificate: run the first steps of a config, and keep digests of everything that they compute."""
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpbench.certifying.certificate import (
+    ENTRY_HEX,
+    FORMAT,
+    NUM_SAMPLES,
+    NUM_STEPS,
+    NUM_ZOOMED,
+    RECIPE,
+    STAGE_HEX,
+    STEP_HEX,
+    Certificate,
+    Detail,
+    Entry,
+    Stage,
+    pack,
+    positions,
+)
+from mlpbench.config import RunConfig
+from mlpbench.errors import InputError
+from mlpbench.machine import environment
+from mlpbench.training.trainer import Trainer
+from mlpbench.workload.digest import digest
+
+
+def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = None) -> Certificate:
+    """Train for `num_steps` whole batches from a fresh state, and keep what is needed to find the first difference.
+
+    Every step's stages are digested. The first three steps, those whose number is a power of two, the last one and
+    `zoom` also keep values, `zoom` more of them.
+
+    Raises:
+        InputError: for a config that cannot run here, a `zoom` that is no step of the run, or a run whose numbers do
+            not stay finite where the engine promises bits.
+    """
+    if zoom is not None and not 0 <= zoom < num_steps:
+        raise InputError(f"--zoom {zoom}: the run has the steps 0 to {num_steps - 1}")
+    try:
+        trainer = Trainer(config)
+    except (MemoryError, RuntimeError) as error:  # of PyTorch's allocator
+        raise InputError(f"{config} cannot be built here: {str(error).splitlines()[0]}") from None
+    trainer.use_threads()
+    before = list(_before(trainer, num_steps))
+    steps, details = [], []
+    for step in range(num_steps):
+        made = trainer.trace_step()
+        loss = made["loss"].item()
+        trainer.engine.check(loss)
+        digests = [_digest(name, tensor) for name, tensor in made.items()]
+        whole = hashlib.sha256("".join(digests).encode()).hexdigest()
+        steps.append(f"{struct.pack('>d', loss).hex()} {whole[:STEP_HEX]} {''.join(d[:STAGE_HEX] for d in digests)}")
+        if step < 3 or step.bit_count() == 1 or step in (num_steps - 1, zoom):
+            details.append(
+                Detail(
+                    step=step,
+                    digests=tuple(d[:ENTRY_HEX] for d in digests),
+                    samples=tuple(_samples(t, NUM_ZOOMED if step == zoom else NUM_SAMPLES) for t in made.values()),
+                )
+            )
+    stages = tuple(Stage(name=name, dtype=_dtype(tensor), num_values=tensor.numel()) for name, tensor in made.items())
+    logits = trainer.logits()
+    for made_last in (logits, *trainer.model.parameters()):
+        trainer.engine.check(made_last.detach().abs().amax().item())
+    correct = (logits.argmax(1) == trainer.inputs["test labels"]).sum().item()
+    return Certificate(
+        format=FORMAT,
+        recipe=RECIPE,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        arithmetic=trainer.engine.arithmetic,
+        bits=trainer.engine.bits,
+        config=trainer.config,
+        environment=environment.current(),
+        num_steps=num_steps,
+        zoom=zoom,
+        before=tuple(before),
+        stages=stages,
+        steps=tuple(steps),
+        details=tuple(details),
+        after=(_entry("test logits", logits),),
+        test_accuracy=correct / len(logits),
+    )
+
+
+def _before(trainer: Trainer, num_steps: int) -> Iterator[Entry]:
+    """What a run starts from: tables, data, initial parameters, and the order of every epoch that it reaches."""
+    for name, table in trainer.engine.tables().items():
+        yield _entry(f"table {name}", table)
+    for name, tensor in trainer.inputs.items():
+        yield _entry(f"data {name}", tensor)
+    for name, parameter in trainer.model.named_parameters():
+        yield _entry(f"initial {name}", parameter.detach())
+    steps_per_epoch = len(trainer.inputs["train labels"]) // trainer.samples_per_call("train_step")
+    for epoch in range(math.ceil(num_steps / steps_per_epoch)):
+        yield _entry(f"order of epoch {epoch}", trainer.order(epoch))
+
+
+def _entry(stage: str, tensor: Tensor) -> Entry:
+    return Entry(
+        stage=stage,
+        dtype=_dtype(tensor),
+        num_values=tensor.numel(),
+        digest=_digest(stage, tensor)[:ENTRY_HEX],
+        samples=_samples(tensor, NUM_SAMPLES),
+    )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _digest(stage: str, tensor: Tensor) -> str:
+    return digest({stage: tensor}).removeprefix(f"{RECIPE}:")
+
+
+def _samples(tensor: Tensor, num_samples: int) -> str:
+    flat = tensor.detach().flatten()
+    chosen = torch.from_numpy(positions(len(flat), num_samples)).to(flat.device)
+    return pack(flat[chosen].cpu().numpy().astype(np.float64))

@@ -1,0 +1,48 @@
+"""Accept results as the baseline of this machine, or show what is accepted."""
+
+import argparse
+from pathlib import Path
+
+from mlpbench.cli.options import RESULTS
+from mlpbench.errors import InputError
+
+HELP = "accept results as this machine's baseline, or show what is accepted"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument("action", choices=["accept", "show"])
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="results to accept (files, folders)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where baselines are kept")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Accept the results, or print a line for each accepted baseline."""
+    from mlpbench.judging import baseline
+
+    if parsed.action == "accept":
+        if not parsed.paths:
+            raise InputError("baseline accept: which results? give files or folders")
+        print(f"accepted: {baseline.accept(parsed.results, parsed.paths)}")
+        return 0
+    folder = parsed.results / baseline.FOLDER
+    paths = sorted(folder.glob("*.jsonl"))
+    if not paths:
+        raise InputError(f"no baseline under {folder}; `mlpbench baseline accept RESULTS` makes one")
+    for path in paths:
+        _print_baseline(path)
+    return 0
+
+
+def _print_baseline(path: Path) -> None:
+    from mlpbench.judging.evidence import samples
+    from mlpbench.records.store import load
+
+    results = load([path])
+    evidence = samples(results)
+    session = results.newest_session
+    num_processes = max(len(of_one.processes) for of_one in evidence.values())
+    print(
+        f"{path.stem}: {len(evidence)} benchmarks, up to {num_processes} processes, {session.started_at}, "
+        f"commit {session.environment.commit}, torch {session.environment.torch}"
+    )

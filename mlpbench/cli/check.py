@@ -1,0 +1,26 @@
+"""Check whether this machine is fit to time on."""
+
+import argparse
+
+HELP = "is this machine fit to time on? exit code 1 if not"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print a line for each finding; the exit code is 1 if any is bad."""
+    from mlpbench.machine import environment, fitness
+    from mlpbench.reporting import terminal
+
+    console = terminal.console()
+    findings = fitness.check(environment.resolve_device(parsed.device))
+    for finding in findings:
+        sign = {True: "✓", False: "✗", None: "?"}[finding.is_fit]
+        advice = f" -> {finding.advice}" if finding.is_fit is False else ""
+        console.print(f"{sign} {finding.what}: {finding.found}{advice}")
+    bad = [finding.what for finding in findings if finding.is_fit is False]
+    console.print(f"not fit to time on: {', '.join(bad)}" if bad else "fit to time on")
+    return 1 if bad else 0

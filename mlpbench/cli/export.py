@@ -1,0 +1,39 @@
+"""Write results in the format of another tool."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mlpbench.cli.options import RESULTS
+from mlpbench.errors import InputError
+
+HELP = "write results in another tool's format"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument("format", choices=["pytest-benchmark", "github-action-benchmark"])
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="as for report")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="output file (default: standard output)")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Convert the results and write them."""
+    from mlpbench.judging import formats
+    from mlpbench.records.store import load, newest_file
+
+    results = load(parsed.paths or [newest_file(RESULTS)])
+    convert = {
+        "pytest-benchmark": formats.to_pytest_benchmark,
+        "github-action-benchmark": formats.to_github_action_benchmark,
+    }[parsed.format]
+    text = json.dumps(convert(results), indent=2, allow_nan=False) + "\n"
+    if parsed.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        parsed.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {parsed.output}: {error.strerror}") from None
+    return 0

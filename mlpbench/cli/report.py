@@ -1,0 +1,49 @@
+"""Make tables, figures, report.md and report.html of results."""
+
+import argparse
+from pathlib import Path
+
+from mlpbench.cli.options import RESULTS, fraction
+from mlpbench.config import DEFAULT_TARGET
+from mlpbench.errors import InputError
+
+HELP = "make tables, figures, report.md and report.html of results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="results files or folders (default: the file in results/ that was written last)",
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "report", metavar="DIR")
+    parser.add_argument(
+        "--target", type=fraction, default=DEFAULT_TARGET, help="accuracy for the time-to-accuracy table"
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Build the report, print its tables and write its files."""
+    from mlpbench.certifying import certificate
+    from mlpbench.cli.output import make_folder, print_problems
+    from mlpbench.records.store import load, newest_file
+    from mlpbench.reporting import build, page, terminal
+
+    results = load(parsed.paths or [newest_file(RESULTS)])
+    print_problems(results.problems)
+    console = terminal.console()
+    make_folder(parsed.output)
+    folders = [path if path.is_dir() else path.parent for path in parsed.paths]
+    certificates, damaged = certificate.find(folders or [RESULTS])
+    print_problems(damaged)
+    report = build.build(results, certificates.values(), parsed.target)
+    terminal.show(report, console)
+    try:
+        path = page.write(report, parsed.output)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename or parsed.output}: {error.strerror}") from None
+    console.print(f"report: {path}")
+    return 2 if results.problems or damaged else 0

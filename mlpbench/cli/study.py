@@ -1,0 +1,71 @@
+"""Train a grid of activations, optimizers and seeds."""
+
+import argparse
+
+from mlpbench.cli.options import add_workload, fraction, positive, seeds, settings_of
+from mlpbench.config import DEFAULT_TARGET, override
+from mlpbench.errors import InputError, choose
+
+HELP = "train activations x optimizers x seeds"
+_AXES = {"activations": "--activations", "optimizer": "--optimizers", "seed": "--seeds"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument("--preset", default="quick", help="quick, default or tutorial (MNIST, 133 epochs)")
+    parser.add_argument(
+        "--activations", nargs="+", metavar="NAMES", help="one name, or one per hidden layer: relu,tanh,elu"
+    )
+    parser.add_argument("--optimizers", nargs="+", metavar="NAME")
+    parser.add_argument("--seeds", type=seeds, metavar="A-B", help="for example 0-4 or 0,3,7")
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="runs at once: on the CPU each a process with one thread (default: one per CPU), on a GPU the seeds of a "
+        "config as one model (default: all). 1: one after the other, so that times compare with those of train",
+    )
+    parser.add_argument(
+        "--target", type=fraction, default=DEFAULT_TARGET, help="accuracy for the time-to-accuracy table"
+    )
+    add_workload(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Train the grid, record every run, and print accuracies and times to the target."""
+    from mlpbench.cli.command import command_of
+    from mlpbench.cli.output import SessionFile, as_results
+    from mlpbench.reporting import terminal
+    from mlpbench.training import study
+    from mlpbench.training.progress import TrainingProgress
+
+    preset = choose(study.STUDIES, parsed.preset, "preset")
+    settings = settings_of(parsed)
+    for setting in settings:
+        field = setting.split("=")[0]
+        if field in _AXES:
+            raise InputError(f"a study varies this field: use {_AXES[field]} instead of --set {setting}")
+    grid = study.Study(
+        base=override(preset.base, settings),
+        activations=tuple(tuple(a.split(",")) for a in parsed.activations or ()) or preset.activations,
+        optimizers=tuple(parsed.optimizers or preset.optimizers),
+        seeds=parsed.seeds or preset.seeds,
+        has_usual_lr=not any(setting.startswith("lr=") for setting in settings),
+    )
+    configs = grid.configs()
+    study.check(configs)
+    console = terminal.console()
+    jobs = parsed.jobs or study.default_jobs(configs)
+    file = SessionFile.start(parsed.results, command_of(parsed, jobs=jobs), parsed.preset)
+    lost = None
+    with TrainingProgress(configs, console) as progress:
+        try:
+            results = study.run(configs, file.session.id, file, progress, jobs)
+        except study.LostError as error:
+            results, lost = error.results, error
+    if results:
+        terminal.show_study(as_results(file.session, results), console, parsed.target)
+        console.print(f"results: {file.path}")
+    if lost:
+        raise lost
+    return 0

@@ -1,0 +1,1 @@
+"""The engine in C++, and the compiler driver of all C++."""

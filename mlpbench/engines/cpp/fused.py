@@ -1,0 +1,278 @@
+"""fused: float32 training in C++, for the CPU; a step is a few products with everything else in their last stores.
+
+`fused.cpp` is compiled at first use: see native.py. Its results depend on neither the number of threads nor the blocks
+of its products. The model's weights are moved into memory of its own layout, and stay the model's.
+
+Shapes: N samples, B batch, D features, C classes.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mlpbench.config import RunConfig
+from mlpbench.engines import argument_checks
+from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, fields, give_threads
+from mlpbench.engines.engine import Engine, Progress, stages
+from mlpbench.errors import InputError, choose
+from mlpbench.workload.optimizers import NUM_KEPT
+
+LIBRARY = Library(
+    engine="fused",
+    source=Path(__file__).with_suffix(".cpp"),
+    instead="engine=manual is the fastest without it",
+)
+
+# In the order of the enumerations in the source. The tutorial's own activations are the same functions.
+_NAMES = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")
+ACTIVATIONS = {name: i for i, name in enumerate(_NAMES)}
+
+
+ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
+
+
+_NO_ACTIVATION = len(_NAMES)
+_EVALUATED = 1000  # samples at a time
+OPTIMIZERS = {name: i for i, name in enumerate(("sgd", "momentum", "nesterov", "adam", "adamw"))}
+
+
+class _Parameter(ctypes.Structure):
+    _fields_ = fields(POINTER, "at", "m", "v", "gradient")
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *fields(INT, "num_in", "num_out", "stride", "in_stride", "activation"),
+        *fields(_Parameter, "weight", "bias"),
+        *fields(POINTER, "rows", "z", "a", "d", "g", "inputs", "gradients"),
+    )
+
+
+class _Outcome(ctypes.Structure):
+    _fields_ = (*fields(REAL, "loss_sum", "last_loss"), ("num_correct", INT))
+
+
+class _Network(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        *fields(INT, "num_layers", "num_threads"),
+        *fields(POINTER, "losses", "hits", "partial"),
+        ("optimizer", INT),
+        *fields(REAL, "lr", "momentum", "decay", "power1", "power2"),
+    )
+
+
+@functools.cache
+def load() -> ctypes.PyDLL:
+    """The compiled functions.
+
+    Raises:
+        InputError: as `native.Library.load` does.
+    """
+    library = LIBRARY.load()
+    network = ctypes.POINTER(_Network)
+    for function in ("lanes", "partial", "refused", "not_finite"):
+        getattr(library, f"fused_{function}").restype = INT
+    library.fused_refused.argtypes = [network, INT, POINTER, POINTER, INT]
+    library.fused_not_finite.argtypes = [POINTER, INT]
+    library.fused_run.argtypes = [network, POINTER, POINTER, POINTER, INT, INT, POINTER, ctypes.POINTER(_Outcome)]
+    give_threads(library)
+    return library
+
+
+class Fused(Engine):
+    """Forward, backward and update as one piece of C++.
+
+    Raises:
+        InputError: for an activation or optimizer that it does not know, on another device than the CPU, and where
+            there is no C++ compiler to build it.
+    """
+
+    arithmetic = "fused"
+    has_parts = False
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        super().__init__(model, config)
+        activations = [choose(ACTIVATIONS, name, "activation of engine fused") for name in config.activations]
+        optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer of engine fused")
+        self._sizes = LIBRARY.sizes([p.detach().contiguous() for p in model.parameters()], len(activations) + 1)
+        self._library = load()
+        self._lanes: int = self._library.fused_lanes()
+        self._memory: dict[tuple[int, str], Tensor] = {}  # all that the library uses, by layer and name
+        self._capacity = 0  # samples
+        self._layers = (_Layer * (len(activations) + 1))()
+        for i, layer in enumerate(self._layers):
+            layer.num_in, layer.num_out = self._sizes[i : i + 2]
+            layer.stride, layer.in_stride = self._stride(layer.num_out), self._stride(layer.num_in)
+            layer.activation = [*activations, _NO_ACTIVATION][i]
+            layer.weight = self._parameter(i, "weight", layer.num_in, layer.stride)
+            layer.bias = self._parameter(i, "bias", layer.stride)
+            if i > 0:
+                layer.rows = self._floats(i, "rows", layer.num_out, layer.in_stride)
+        self._network = _Network(
+            layers=self._layers,
+            num_layers=len(self._layers),
+            optimizer=optimizer,
+            lr=config.lr,
+            momentum=config.momentum,
+            decay=config.weight_decay,
+            power1=1.0,
+            power2=1.0,
+        )
+        self._adopted: list[tuple[int, int]] = []
+        self._adopt()
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float32, device="cpu")
+        progress = self._train(x, y, None, len(x), logits)
+        return torch.tensor(progress.last_loss, dtype=torch.float32, device="cpu"), logits
+
+    def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+        return self._train(x, y, order, batch_size, None)
+
+    def logits(self, x: Tensor) -> Tensor:
+        argument_checks.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
+        logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float32, device="cpu")
+        self._run(x, None, None, min(len(x), _EVALUATED), logits)
+        return logits
+
+    def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        for i, layer in enumerate(self._layers):
+            layer.z = self._floats(i, "z", len(x), layer.stride)
+            layer.weight.gradient = self._floats(i, "weight gradient", layer.num_in, layer.stride)
+            layer.bias.gradient = self._floats(i, "bias gradient", layer.stride)
+        try:
+            loss, logits = self.step(x, y)
+        finally:
+            for layer in self._layers:
+                layer.z = layer.weight.gradient = layer.bias.gradient = None
+        outputs: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for i, size in enumerate(self._sizes[1:]):
+            outputs += [self._memory[i, name][: len(x), :size].clone() for name in "za"]
+            gradients += [self._memory[i, "weight gradient"][:, :size].t().contiguous()]
+            gradients += [self._memory[i, "bias gradient"][:size].clone()]
+        outputs[-2:] = [logits]
+        dlogits = self._memory[len(self._layers) - 1, "g"][: len(x), : self._sizes[-1]].clone()
+        return stages(self._model, outputs, loss, dlogits, gradients)
+
+    def _train(self, x: Tensor, y: Tensor, order: Tensor | None, batch_size: int, logits: Tensor | None) -> Progress:
+        argument_checks.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
+        argument_checks.require(LIBRARY.engine, y, "labels", torch.int64, x.shape[:1])
+        if batch_size < 1:
+            raise InputError(f"engine fused: a batch has samples, not {batch_size}")
+        if order is not None:
+            argument_checks.require(LIBRARY.engine, order, "order", torch.int64, (None,))
+        self._check(x, y, order)
+        outcome = self._run(x, y, order, batch_size, logits)
+        return Progress(loss_sum=outcome.loss_sum, num_correct=outcome.num_correct, last_loss=outcome.last_loss)
+
+    def _check(self, x: Tensor, y: Tensor, order: Tensor | None) -> None:
+        """Refuse what would be read out of bounds, or spoil the parameters; the same images are looked through once.
+
+        Raises:
+            InputError: for the first such sample.
+        """
+        n = self._library.fused_refused(self._network, len(x), y.data_ptr(), *_order(x, order))
+        if n:
+            sample = n - 1 if order is None else int(order[n - 1])
+            if not 0 <= sample < len(x):
+                raise argument_checks.no_sample(LIBRARY.engine, sample, len(x))
+            raise argument_checks.no_class(LIBRARY.engine, int(y[sample]), sample, self._sizes[-1])
+        if argument_checks.are_finite(x):
+            return
+        n = self._library.fused_not_finite(x.data_ptr(), x.numel())
+        if n:
+            raise argument_checks.not_finite(LIBRARY.engine, x.flatten()[n - 1].item(), (n - 1) // self._sizes[0])
+        argument_checks.remember_finite(x)
+
+    def _run(
+        self, x: Tensor, y: Tensor | None, order: Tensor | None, batch_size: int, logits: Tensor | None
+    ) -> _Outcome:
+        named, num_samples = _order(x, order)
+        self._reserve(min(batch_size, num_samples))
+        self._adopt()
+        outcome = _Outcome()
+        self._library.fused_run(
+            self._network,
+            x.data_ptr(),
+            None if y is None else y.data_ptr(),
+            named,
+            num_samples,
+            batch_size,
+            None if logits is None else logits.data_ptr(),
+            outcome,
+        )
+        return outcome
+
+    # --- its memory
+
+    def _adopt(self) -> None:
+        """Move the model's parameters into our memory, or copy what somebody else has written to them since."""
+        if self._adopted == self._written():
+            return
+        parameters = list(self._model.parameters())
+        for i, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
+            for p, name in ((weight, "weight"), (bias, "bias")):
+                ours = self._memory[i, name][..., : self._sizes[i + 1]].t()
+                if p.data_ptr() != ours.data_ptr():
+                    ours.copy_(p.detach())
+                    p.data = ours
+            if i > 0:
+                self._memory[i, "rows"][:, : self._sizes[i]] = weight.detach()
+        self._adopted = self._written()
+
+    def _written(self) -> list[tuple[int, int]]:
+        """Where each parameter is, and how often PyTorch wrote to it; the library's own writing is not counted."""
+        return [(p.data_ptr(), p._version) for p in self._model.parameters()]
+
+    def _parameter(self, layer: int, name: str, *shape: int) -> _Parameter:
+        """Room for a parameter and what its optimizer keeps."""
+        kept = [self._floats(layer, f"{name} {each}", *shape) for each in "mv"[: NUM_KEPT[self._config.optimizer]]]
+        return _Parameter(self._floats(layer, name, *shape), *kept)
+
+    def _reserve(self, num_samples: int) -> None:
+        """Room for a batch, and for each thread."""
+        num_threads = torch.get_num_threads()
+        if num_threads > self._network.num_threads:
+            self._network.partial = self._floats(0, "partial", num_threads, self._library.fused_partial())
+        self._network.num_threads = num_threads
+        if num_samples <= self._capacity:
+            return
+        self._capacity = num_samples
+        below = 0
+        for i, layer in enumerate(self._layers):
+            for name in "adg":
+                setattr(layer, name, self._floats(i, name, num_samples, layer.stride))
+            layer.inputs = self._addresses(i, "inputs", below, self._layers[i - 1].stride)
+            layer.gradients = self._addresses(i, "gradients", layer.g, layer.stride)
+            below = layer.a
+        self._network.losses = self._room(0, "losses", num_samples, dtype=torch.float64)
+        self._network.hits = self._room(0, "hits", num_samples, dtype=torch.int64)
+
+    def _addresses(self, layer: int, name: str, first: int, stride: int) -> int:
+        """Where the rows of a matrix are. Those of images are written by the library."""
+        address = self._room(layer, name, self._capacity, dtype=torch.int64)
+        self._memory[layer, name].copy_(first + 4 * stride * torch.arange(self._capacity, device="cpu"))
+        return address
+
+    def _floats(self, layer: int, name: str, *shape: int) -> int:
+        return self._room(layer, name, *shape, dtype=torch.float32)
+
+    def _room(self, layer: int, name: str, *shape: int, dtype: torch.dtype) -> int:
+        self._memory[layer, name] = torch.zeros(shape, dtype=dtype, device="cpu")
+        address: int = self._memory[layer, name].data_ptr()
+        return address
+
+    def _stride(self, n: int) -> int:
+        """To whole vectors. Rows a multiple of 256 bytes apart would share few places in the cache."""
+        stride = -(-n // self._lanes) * self._lanes
+        return stride + self._lanes * (stride % 64 == 0)
+
+
+def _order(x: Tensor, order: Tensor | None) -> tuple[int | None, int]:
+    """Address and length of the order in which the samples are taken; none is their own."""
+    return (None, len(x)) if order is None else (order.data_ptr(), len(order))

@@ -1,0 +1,81 @@
+"""The rules of the optimizers of torch.optim, in PyTorch's operations, in place and without its bookkeeping.
+
+`manual` calls them as they are, `compiled` has them compiled into its step: hence no number that changes from step to
+step is a Python number, and nothing but what is in place is added with an `alpha`, which torch.compile of PyTorch 2.11
+loses where it makes one operation of a product and a sum.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlpbench.config import RunConfig
+from mlpbench.errors import choose
+from mlpbench.workload.optimizers import NUM_KEPT
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
+
+
+class State(NamedTuple):
+    """What an optimizer keeps: a tensor like each parameter, or none; and the number of steps (), float32."""
+
+    m: tuple[Tensor, ...]
+    v: tuple[Tensor, ...]
+    steps: Tensor
+
+
+Tensors = tuple[Tensor, ...]
+Rule = Callable[[Tensors, Tensors, State, RunConfig], None]
+
+
+def initial_state(parameters: Tensors, optimizer: str) -> State:
+    """The state before the first step."""
+    m, v = (tuple(map(torch.zeros_like, parameters)) if NUM_KEPT[optimizer] > i else () for i in range(2))
+    return State(m=m, v=v, steps=torch.zeros((), device=parameters[0].device))
+
+
+def rule(optimizer: str) -> Rule:
+    """The function that updates parameters by their gradients.
+
+    Raises:
+        InputError: for an unknown optimizer.
+    """
+    return choose(
+        {"sgd": _sgd, "momentum": _momentum, "nesterov": _momentum, "adam": _adam, "adamw": _adam},
+        optimizer,
+        "optimizer",
+    )
+
+
+def _sgd(parameters: Tensors, gradients: Tensors, _state: State, config: RunConfig) -> None:
+    for p, g in zip(parameters, _decayed(parameters, gradients, config), strict=True):
+        p.add_(g, alpha=-config.lr)
+
+
+def _momentum(parameters: Tensors, gradients: Tensors, state: State, config: RunConfig) -> None:
+    for p, g, m in zip(parameters, _decayed(parameters, gradients, config), state.m, strict=True):
+        m.mul_(config.momentum).add_(g)
+        p.add_(g + m * config.momentum if config.optimizer == "nesterov" else m, alpha=-config.lr)
+
+
+def _adam(parameters: Tensors, gradients: Tensors, state: State, config: RunConfig) -> None:
+    state.steps.add_(1)
+    rate = config.lr / (1 - _BETA1**state.steps)
+    root = (1 - _BETA2**state.steps).sqrt()
+    if config.optimizer == "adamw":
+        for p in parameters:
+            p.mul_(1 - config.lr * config.weight_decay)
+    else:
+        gradients = _decayed(parameters, gradients, config)
+    for p, g, m, v in zip(parameters, gradients, state.m, state.v, strict=True):
+        m.lerp_(g, 1 - _BETA1)
+        v.mul_(_BETA2).addcmul_(g, g, value=1 - _BETA2)
+        p.sub_(rate * m / (v.sqrt() / root + _EPSILON))
+
+
+def _decayed(parameters: Tensors, gradients: Tensors, config: RunConfig) -> Tensors:
+    if not config.weight_decay:
+        return gradients
+    return tuple(g + p * config.weight_decay for p, g in zip(parameters, gradients, strict=True))

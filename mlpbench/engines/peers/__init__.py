@@ -1,0 +1,1 @@
+"""Engines of other libraries, to compare with."""

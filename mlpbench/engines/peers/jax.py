@@ -1,0 +1,209 @@
+"""jax: the same training written for JAX; an epoch is one compiled loop, its data and parameters stay with JAX.
+
+Shapes: N samples, B batch, D features, C classes, T batches.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from mlpbench.config import RunConfig
+from mlpbench.engines.engine import Progress
+from mlpbench.engines.peers.peer import Peer, load
+from mlpbench.errors import InputError
+from mlpbench.workload.optimizers import NUM_KEPT
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
+_ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
+_CUSTOM = ("custom_relu", "custom_tanh", "custom_elu")  # the same functions
+_started: list[int | None] = []  # the number of threads that XLA was started with
+_resident: Any = WeakTensorKeyDictionary()  # of each tensor its version, and its copy with JAX
+
+
+class _Training(NamedTuple):
+    """What a step changes: lists of arrays, one for each parameter, or none where the optimizer keeps nothing."""
+
+    parameters: list[Any]
+    m: list[Any]
+    v: list[Any]
+    steps: Any  # () int32
+
+
+class Jax(Peer):
+    """JAX, with every array donated that a step replaces, and the gather of a batch inside the compiled loop.
+
+    XLA takes its threads when the first engine of a process starts it, `num_threads` or all processors, and keeps them;
+    if somebody else has started it before, it keeps those. After each `step`, as after each `train`, the parameters are
+    copied to the model, which a training loop in JAX alone would not do.
+
+    Raises:
+        InputError: as Peer does, and for another number of threads than XLA was started with.
+    """
+
+    arithmetic = "JAX"
+    package = "jax"
+    activations = (*_ACTIVATIONS, *_CUSTOM)
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        super().__init__(model, config)
+        start_xla(config)
+        # All that the functions depend on: engines that differ in nothing of it share what was compiled.
+        self._train, self._step, self._logits = _functions(
+            replace(config, seed=0, num_epochs=1, dataset="", loader="", batch_size=1)
+        )
+        self._training = self._initial()
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self._training, loss, logits = self._step(self._training, self._view(x), self._view(y.int()))
+        self._give()
+        return from_dlpack(loss), from_dlpack(logits)
+
+    def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+        # As long as a whole epoch, so that a part of one is not compiled anew.
+        num_rows = max(len(x), len(order))
+        batch_size = min(batch_size, num_rows)
+        rows = np.zeros((math.ceil(num_rows / batch_size), batch_size), np.int32)
+        rows.reshape(-1)[: len(order)] = order.numpy()
+        self._training, losses, num_correct = self._train(
+            self._training, self._copy(x), self._copy(y), rows, np.int32(len(order))
+        )
+        self._give()
+        num_batches = math.ceil(len(order) / batch_size)
+        loss_sums = np.asarray(losses)[:num_batches].astype(np.float64)
+        return Progress(
+            loss_sum=float(loss_sums.sum()),
+            num_correct=int(num_correct),
+            last_loss=float(loss_sums[-1] / (len(order) - (num_batches - 1) * batch_size)),
+        )
+
+    def logits(self, x: Tensor) -> Tensor:
+        return from_dlpack(self._logits(self._training.parameters, self._view(x)))
+
+    def _initial(self) -> _Training:
+        numpy = self._library.numpy
+        parameters = [numpy.array(p.numpy()) for p in self._parameters]
+        num_kept = NUM_KEPT[self._config.optimizer]
+        m, v = ([numpy.zeros_like(p) for p in parameters] if num_kept > i else [] for i in range(2))
+        return _Training(parameters=parameters, m=m, v=v, steps=numpy.zeros((), numpy.int32))
+
+    def _give(self) -> None:
+        for p, array in zip(self._parameters, self._training.parameters, strict=True):
+            p.copy_(from_dlpack(array))
+
+    def _view(self, tensor: Tensor) -> Any:
+        """The tensor for JAX, for no longer than a call."""
+        return self._library.numpy.asarray(tensor.numpy())
+
+    def _copy(self, tensor: Tensor) -> Any:
+        """The tensor as JAX's own, copied once."""
+        version, array = _resident.get(tensor, (None, None))
+        if version != tensor._version:
+            narrow = tensor if tensor.is_floating_point() else tensor.int()
+            array = self._library.numpy.array(narrow.numpy())
+            _resident[tensor] = tensor._version, array
+        return array
+
+
+def start_xla(config: RunConfig) -> None:
+    """Start XLA for the CPU with the config's number of threads, or see that it has been.
+
+    Raises:
+        InputError: where JAX is not installed, and if XLA was started with another number of threads.
+    """
+    jax = load("jax", config.engine)
+    if not _started:
+        jax.config.update("jax_platforms", "cpu")  # or it would take the memory of a GPU
+        before = os.environ.get("NPROC")  # what XLA reads instead of counting the processors
+        try:
+            if config.num_threads is not None:
+                os.environ["NPROC"] = str(config.num_threads)
+            jax.devices()
+        finally:
+            if before is not None:
+                os.environ["NPROC"] = before
+            else:
+                os.environ.pop("NPROC", None)
+        _started.append(config.num_threads)
+    if _started[0] != config.num_threads:
+        known, wanted = ("none" if n is None else n for n in (_started[0], config.num_threads))
+        raise InputError(
+            f"engine {config.engine}: XLA keeps the threads that it started with, num_threads={known}; "
+            f"run num_threads={wanted} in a process of its own"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _functions(config: RunConfig) -> tuple[Callable[..., Any], ...]:
+    """Compiled `train`, `step` and `logits` of a config."""
+    jax = load("jax", config.engine)
+    numpy = jax.numpy
+    functions = {name: getattr(jax.nn, name) for name in _ACTIVATIONS}
+    functions["gelu"] = functools.partial(jax.nn.gelu, approximate=False)
+    activations = [functions[name.removeprefix("custom_")] for name in config.activations]
+
+    def logits(parameters: list[Any], x: Any) -> Any:
+        for k, activation in enumerate(activations):
+            x = activation(x @ parameters[2 * k].T + parameters[2 * k + 1])
+        return x @ parameters[-2].T + parameters[-1]
+
+    def mean_loss(parameters: list[Any], x: Any, y: Any, is_live: Any) -> tuple[Any, Any]:
+        z = logits(parameters, x)
+        losses = jax.nn.logsumexp(z, 1) - numpy.take_along_axis(z, y[:, None], 1)[:, 0]
+        return numpy.where(is_live, losses, 0).sum() / is_live.sum(), z
+
+    def update(training: _Training, x: Any, y: Any, is_live: Any) -> tuple[_Training, Any, Any]:
+        (loss, z), gradients = jax.value_and_grad(mean_loss, has_aux=True)(training.parameters, x, y, is_live)
+        return _updated(jax, config, training, gradients), loss, z
+
+    def step(training: _Training, x: Any, y: Any) -> tuple[_Training, Any, Any]:
+        return update(training, x, y, numpy.ones(len(y), bool))
+
+    def train(training: _Training, x: Any, y: Any, order: Any, num_samples: Any) -> tuple[_Training, Any, Any]:
+        """Batches `order` (T, B), of which the last may be filled up: loss sums (T,), number correct."""
+        size = order.shape[1]
+
+        def batch(t: Any, made: tuple[_Training, Any, Any]) -> tuple[_Training, Any, Any]:
+            training, losses, num_correct = made
+            is_live = t * size + numpy.arange(size) < num_samples
+            labels = y[order[t]]
+            training, loss, z = update(training, x[order[t]], labels, is_live)
+            hits = is_live & (z.argmax(1) == labels)
+            return training, losses.at[t].set(loss * is_live.sum()), num_correct + hits.sum()
+
+        start = training, numpy.zeros(len(order)), numpy.zeros((), numpy.int32)
+        made: tuple[_Training, Any, Any] = jax.lax.fori_loop(0, (num_samples + size - 1) // size, batch, start)
+        return made
+
+    return jax.jit(train, donate_argnums=0), jax.jit(step, donate_argnums=0), jax.jit(logits)
+
+
+def _updated(jax: Any, config: RunConfig, training: _Training, gradients: list[Any]) -> _Training:
+    """The rules of torch.optim."""
+    each = jax.tree.map
+    lr, momentum, decay = config.lr, config.momentum, config.weight_decay
+    parameters, m, v, steps = training
+    if decay and config.optimizer == "adamw":
+        parameters = each(lambda p: p * (1 - lr * decay), parameters)
+    elif decay:
+        gradients = each(lambda g, p: g + decay * p, gradients, parameters)
+    if config.optimizer == "sgd":
+        return training._replace(parameters=each(lambda p, g: p - lr * g, parameters, gradients))
+    if config.optimizer in ("momentum", "nesterov"):
+        m = each(lambda m, g: momentum * m + g, m, gradients)
+        by = each(lambda m, g: g + momentum * m, m, gradients) if config.optimizer == "nesterov" else m
+        return training._replace(parameters=each(lambda p, d: p - lr * d, parameters, by), m=m)
+    steps = steps + 1
+    m = each(lambda m, g: _BETA1 * m + (1 - _BETA1) * g, m, gradients)
+    v = each(lambda v, g: _BETA2 * v + (1 - _BETA2) * g * g, v, gradients)
+    rate = lr / -jax.numpy.expm1(steps * math.log(_BETA1))  # 1 - beta**steps, without losing digits
+    root = jax.numpy.sqrt(-jax.numpy.expm1(steps * math.log(_BETA2)))
+    parameters = each(lambda p, m, v: p - rate * m / (jax.numpy.sqrt(v) / root + _EPSILON), parameters, m, v)
+    return _Training(parameters=parameters, m=m, v=v, steps=steps)

@@ -1,0 +1,153 @@
+"""keras: Keras 3 on PyTorch, or on JAX.
+
+Shapes: N samples, B batch, D features, C classes.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlpbench.config import RunConfig
+from mlpbench.engines.engine import Progress
+from mlpbench.engines.peers.jax import start_xla
+from mlpbench.engines.peers.peer import Peer, silent
+from mlpbench.errors import InputError
+
+_DECAYING = ("sgd", "adamw")  # of which Keras's weight decay is PyTorch's
+# Of each model its network and that one's initial state: it is compiled, and belongs to the model's last engine.
+_networks: WeakKeyDictionary[nn.Module, tuple[RunConfig, Any, list[Any]]] = WeakKeyDictionary()
+
+
+class Keras(Peer):
+    """Keras's fit without shuffling, on the backend that the environment variable KERAS_BACKEND names: torch or jax.
+
+    Without that variable it is torch. `step` makes one forward pass more, for the logits, which Keras does not show.
+    Its Adam adds epsilon before it corrects for the first steps' bias, which gradients below 1e-6 feel: losses differ
+    from PyTorch's by some thousandths. On JAX, the number of threads is what `Jax` says of it, and a short last batch
+    is compiled in the first epoch that has one.
+
+    Raises:
+        InputError: as Peer does; for another backend; for weight decay with an optimizer that Keras decays otherwise
+            than PyTorch; and on JAX for another number of threads than XLA was started with.
+    """
+
+    arithmetic = "Keras"
+    package = "keras"
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        backend = os.environ.setdefault("KERAS_BACKEND", "torch")
+        if backend not in ("torch", "jax"):
+            raise InputError(
+                f"engine keras runs on torch or jax, and KERAS_BACKEND is {backend!r}; set it to one of them"
+            )
+        if config.weight_decay and config.optimizer not in _DECAYING:
+            raise InputError(
+                f"engine keras: Keras's weight decay is not PyTorch's with {config.optimizer}; use weight_decay=0, "
+                f"or optimizer {' or '.join(_DECAYING)}"
+            )
+        super().__init__(model, config)
+        self._cpu = "cpu" if backend == "torch" else "cpu:0"  # each backend's own name for it
+        if backend == "jax":
+            start_xla(config)
+        self._network = self._take_network()
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(x)
+        with self._apart():
+            self._network.reset_metrics()  # since train_on_batch does so only in newer versions
+            loss, _ = self._network.train_on_batch(x.numpy(), y.numpy())
+        self._give()
+        return torch.tensor(float(loss)), logits
+
+    def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+        images, labels = x[order].numpy(), y[order].numpy()
+        num_before = (len(order) - 1) // batch_size * batch_size  # the last batch apart: fit gives means alone
+        before = self._fit(images[:num_before], labels[:num_before], batch_size)
+        last = self._fit(images[num_before:], labels[num_before:], batch_size)
+        self._give()
+        return Progress(
+            loss_sum=before.loss_sum + last.loss_sum,
+            num_correct=before.num_correct + last.num_correct,
+            last_loss=last.last_loss,
+        )
+
+    def logits(self, x: Tensor) -> Tensor:
+        with self._apart():
+            return torch.from_numpy(np.array(self._network.predict_on_batch(x.numpy())))
+
+    def _fit(self, x: Any, y: Any, batch_size: int) -> Progress:
+        if not len(y):
+            return Progress(loss_sum=0.0, num_correct=0, last_loss=0.0)
+        with self._apart():
+            means = self._network.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0).history
+        loss = float(means["loss"][0])
+        return Progress(loss_sum=loss * len(y), num_correct=round(float(means["accuracy"][0]) * len(y)), last_loss=loss)
+
+    def _give(self) -> None:
+        with self._apart():
+            arrays = self._network.get_weights()
+        for p, array in zip(self._parameters, arrays, strict=True):
+            p.copy_(torch.from_numpy(array).t())
+
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """On the CPU, silent, and with PyTorch's generator kept: the loader that Keras makes draws from it."""
+        with silent(), torch.random.fork_rng(devices=[]), self._library.device(self._cpu):
+            yield
+
+    def _take_network(self) -> Any:
+        """The model's network, with its parameters and a fresh optimizer."""
+        kind = replace(self._config, seed=0, num_epochs=1, dataset="", loader="", batch_size=1, num_threads=None)
+        known = _networks.get(self._model)
+        with self._apart():
+            if known is None or known[0] != kind:
+                network = self._make_network()
+                known = kind, network, [v.numpy().copy() for v in network.optimizer.variables]
+                _networks[self._model] = known
+            _, network, initial = known
+            for variable, array in zip(network.optimizer.variables, initial, strict=True):
+                variable.assign(array)
+            network.set_weights([p.t().numpy() for p in self._parameters])
+        return network
+
+    def _make_network(self) -> Any:
+        keras = self._library
+        activations = [*(_activation(keras, name.removeprefix("custom_")) for name in self._config.activations), None]
+        layers = [
+            keras.layers.Dense(size, activation=activation, kernel_initializer="zeros", dtype="float32")
+            for size, activation in zip(self._sizes[1:], activations, strict=True)
+        ]
+        network = keras.Sequential([keras.Input((self._sizes[0],)), *layers])
+        network.compile(
+            optimizer=_optimizer(keras, self._config),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        network.optimizer.build(network.trainable_variables)
+        return network
+
+
+def _activation(keras: Any, name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(keras.activations, name)
+    return functools.partial(function, negative_slope=0.01) if name == "leaky_relu" else function  # PyTorch's slope
+
+
+def _optimizer(keras: Any, config: RunConfig) -> Any:
+    if config.optimizer in ("sgd", "momentum", "nesterov"):
+        return keras.optimizers.SGD(
+            config.lr,
+            momentum=0.0 if config.optimizer == "sgd" else config.momentum,
+            nesterov=config.optimizer == "nesterov",
+            weight_decay=config.weight_decay or None,
+        )
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(config.lr, epsilon=1e-8)  # torch.optim's
+    return keras.optimizers.AdamW(config.lr, weight_decay=config.weight_decay, epsilon=1e-8)

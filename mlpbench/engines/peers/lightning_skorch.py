@@ -1,0 +1,130 @@
+"""lightning and skorch: two libraries that run the training loop of a PyTorch model.
+
+The arithmetic is PyTorch's, so that what they take beyond eager's time is what their loops cost.
+
+Shapes: B batch, D features, C classes.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlpbench.config import RunConfig
+from mlpbench.engines.engine import Progress
+from mlpbench.engines.peers.peer import Peer, Tally, silent
+from mlpbench.workload import datasets
+from mlpbench.workload.optimizers import OPTIMIZERS
+
+
+class _Loop(Peer):
+    """Another's loop; `step` is a loop of one batch."""
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        tally = self._run(x, y, torch.arange(len(x)), len(x))
+        return tally.loss, tally.logits
+
+    def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+        return self._run(x, y, order, batch_size).progress()
+
+    @abstractmethod
+    def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally: ...
+
+
+class Lightning(_Loop):
+    """Lightning's Trainer.fit, without logger, checkpoints and progress bar; each call of `train` is a fit of its own.
+
+    Raises:
+        InputError: as Peer does.
+    """
+
+    package = "lightning"
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        super().__init__(model, config)
+        self._module = self._make_module(OPTIMIZERS[config.optimizer](model.parameters(), config))
+
+    def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally:
+        self._module.tally = Tally()
+        with silent("lightning.pytorch", "lightning.fabric"):
+            trainer = self._library.Trainer(
+                accelerator="cpu",
+                devices=1,
+                max_epochs=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            try:
+                trainer.fit(self._module, datasets.memory_batches(x, y, order, batch_size))
+            except SystemExit:  # what Lightning makes of Ctrl-C
+                raise KeyboardInterrupt from None
+        tally: Tally = self._module.tally
+        return tally
+
+    def _make_module(self, optimizer: torch.optim.Optimizer) -> Any:
+        network = self._model
+
+        class Module(self._library.LightningModule):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network
+                self.tally = Tally()
+
+            def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+                x, y = batch
+                logits = self.network(x)
+                loss = functional.cross_entropy(logits, y)
+                self.tally.add(loss, logits, y)
+                return loss
+
+            def configure_optimizers(self) -> torch.optim.Optimizer:
+                return optimizer
+
+        return Module()
+
+
+class Skorch(_Loop):
+    """skorch's NeuralNetClassifier.partial_fit, without callbacks; it is given batches, not single samples.
+
+    Raises:
+        InputError: as Peer does.
+    """
+
+    package = "skorch"
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        super().__init__(model, config)
+        self._tally = Tally()
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._classifier = self._make_classifier()
+
+    def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally:
+        self._tally, self._order = Tally(), order
+        self._classifier.batch_size = batch_size
+        self._classifier.partial_fit(x, y)
+        return self._tally
+
+    def _make_classifier(self) -> Any:
+        engine = self
+
+        class Classifier(self._library.NeuralNetClassifier):  # type: ignore[misc, name-defined]
+            def on_batch_end(self, _net: Any, batch: Any, **made: Any) -> None:
+                engine._tally.add(made["loss"], made["y_pred"], batch[1])
+
+        return Classifier(
+            self._model,
+            criterion=nn.CrossEntropyLoss,
+            optimizer=lambda groups, **_: OPTIMIZERS[self._config.optimizer](groups, self._config),
+            max_epochs=1,
+            iterator_train=lambda dataset, batch_size: datasets.memory_batches(
+                dataset.X, dataset.y, self._order, batch_size
+            ),
+            train_split=None,
+            callbacks="disable",
+            classes=range(self._sizes[-1]),
+            verbose=0,
+        )

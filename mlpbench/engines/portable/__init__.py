@@ -1,0 +1,1 @@
+"""The arithmetic with the same bits on every machine."""

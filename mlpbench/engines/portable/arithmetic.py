@@ -1,0 +1,364 @@
+"""The arithmetic `portable/1` in PyTorch: the same bits on every machine. `docs/portable-format.md` is its definition.
+
+PyTorch's own sums depend on the order in which a library adds, and its functions on the library. Here every product
+and sum is exact, because its operands are rounded to a grid first, and every function is a table and a few basic
+operations. Only basic operations of torch are used, on whatever device the tensors are, and none waits for a GPU.
+
+Shapes: B batch, D inputs, H units of a layer, C classes. All tensors are float64 unless said.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlpbench.config import RunConfig
+from mlpbench.errors import InputError, choose
+
+VERSION = "portable/1"
+_MANTISSA = 2**52 - 1
+_EXPONENT_BITS = 0x7FF << 52
+_ONE = 1023 << 52  # the bits of 1.0
+_LEAST = 2.0**-400  # no product of two numbers on a grid may underflow
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def budget(num_terms: int) -> int:
+    """How many bits each of so many numbers may have, for all their partial sums to be exact.
+
+    >>> budget(10), budget(2048), budget(2049)
+    (42, 42, 41)
+    """
+    return min(42, 53 - (num_terms - 1).bit_length())
+
+
+def product_bits(config: RunConfig, num_features: int, num_classes: int) -> int:
+    """The bits of every operand of a run's products.
+
+    >>> product_bits(RunConfig(), 784, 10), product_bits(RunConfig(batch_size=4096), 784, 10)
+    (21, 20)
+    """
+    return budget(max(num_features, *config.hidden_sizes, num_classes, config.batch_size)) // 2
+
+
+def snap(x: Tensor, bits: int) -> Tensor:
+    """`x` rounded to multiples of 2^-bits times the power of two at or above its largest magnitude."""
+    largest = x.abs().amax().clamp_(min=_LEAST)
+    # Adding all ones below the exponent carries into it, unless the number is a power of two already.
+    power = (largest.view(torch.int64) + _MANTISSA).bitwise_and_(_EXPONENT_BITS).view(torch.float64)
+    return _snap_at(x, power.mul_(1.5 * 2.0 ** (52 - bits)))
+
+
+def _snap_at(x: Tensor, c: Tensor | float) -> Tensor:
+    """Adding c leaves no bits of `x` below the last one of c; taking c away again is exact."""
+    return (x + c).sub_(c)
+
+
+def divided(x: Tensor, number: float) -> Tensor:
+    """`x` in place, divided by a number: by a tensor of it, as CUDA multiplies by the rounded inverse of a number."""
+    return x.div_(torch.full((), number, dtype=torch.float64, device=x.device))
+
+
+# --- tables and functions ---------------------------------------------------------------------------------------------
+
+_SHA256 = {
+    "exp": "f6163437b176ac3d01c59f1648c330800276c4203c8f5121ce7df8d5d0193e6e",
+    "tanh": "27c9ba103f0ea4050bf3b5693e4551d4ae5171917816aaa1bd80ec91ab83c952",
+    "log": "7a043d878894b9939c17b452c137aafd3844348a888d1d356c1f8c2e77931506",
+}
+
+
+@functools.cache
+def tables() -> dict[str, NDArray[np.float64]]:
+    """exp(-n/64), tanh(n/64) and ln(1 + n/128), correctly rounded: made by `decimal`, which no C library has a part in.
+
+    Raises:
+        InputError: if they are not the published ones.
+    """
+    with localcontext() as context:
+        context.prec = 50
+        exp = [(Decimal(-n) / 64).exp() for n in range(2561)]
+        tanh = [(1 - exp[n] ** 2) / (1 + exp[n] ** 2) for n in range(1281)]
+        log = [(1 + Decimal(n) / 128).ln() for n in range(129)]
+    made = {
+        name: np.array([float(value) for value in values])
+        for name, values in (("exp", exp), ("tanh", tanh), ("log", log))
+    }
+    for name, table in made.items():
+        if hashlib.sha256(table.astype("<f8").tobytes()).hexdigest() != _SHA256[name]:
+            raise InputError(f"the table of {name} is not that of {VERSION}: this Python's decimal rounds differently")
+    return made
+
+
+_LN2 = float(Decimal("0.693147180559945309417232121458176568075500134360255"))
+
+
+@functools.cache
+def _on_device(name: str, device: torch.device) -> Tensor:
+    return torch.from_numpy(tables()[name]).to(device)
+
+
+def _entries(name: str, n: Tensor) -> Tensor:
+    """A table's entries for whole numbers that are in range, or come of a NaN, which is not to read elsewhere."""
+    table = _on_device(name, n.device)
+    return table[n.to(torch.int64).clamp_(0, len(table) - 1)]
+
+
+def exp(x: Tensor) -> Tensor:
+    """e^x for x <= 0, with a relative error below 3e-13; never below e^-40."""
+    v = x.clamp(min=-40.0)
+    n = (v * -64.0).round_()
+    r = v + n / 64.0
+    q = (r * (1 / 24)).add_(1 / 6).mul_(r).add_(0.5).mul_(r).add_(1.0).mul_(r).add_(1.0)
+    return q.mul_(_entries("exp", n))
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, with an absolute error below 5e-12."""
+    a = x.abs().clamp_(max=20.0)
+    n = (a * 64.0).round_()
+    r = a - n / 64.0
+    t = (r * r).mul_(1 / 3).neg_().add_(1.0).mul_(r)
+    entry = _entries("tanh", n)
+    return (entry + t).div_((entry * t).add_(1.0)).copysign_(x)
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm of x >= 1, with an absolute error below 1e-12."""
+    bits = x.view(torch.int64)
+    k = ((bits >> 52) - 1023).to(torch.float64)
+    m = (bits & _MANTISSA).bitwise_or_(_ONE).view(torch.float64)
+    j = ((m - 1.0) * 128.0).round_()
+    c = j / 128.0 + 1.0
+    u = (m - c) / c
+    w = (1.0 - u * (0.5 - u * (1 / 3 - u * 0.25))) * u
+    return k * _LN2 + (_entries("log", j) + w)
+
+
+def sqrt32(v: Tensor) -> Tensor:
+    """The square root of float32 numbers, correctly rounded to float32.
+
+    The libraries' own roots of float64 may be off by more than a rounding; a Newton step brings any of them to where
+    only one float32 number is nearest, since no root of a float32 number lies within 2^-51 of the middle between two.
+    """
+    x = v.to(torch.float64)
+    root = x.sqrt()
+    return torch.where(x > 0, (root + x / root).mul_(0.5), x).to(torch.float32)
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+def _sigmoid(z: Tensor) -> Tensor:
+    s = exp(-z.abs())
+    return torch.where(z >= 0, 1.0, s) / (s + 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Activation:
+    """A function, and its derivative from its output alone."""
+
+    function: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+
+
+ACTIVATIONS = {
+    "relu": _Activation(lambda z: z.clamp(min=0.0), lambda a: (a > 0).to(torch.float64)),
+    "leaky_relu": _Activation(
+        lambda z: torch.where(z > 0, z, z * 0.01), lambda a: torch.where(a > 0, torch.ones_like(a), 0.01)
+    ),
+    "elu": _Activation(
+        lambda z: torch.where(z > 0, z, exp(z.clamp(max=0.0)) - 1.0), lambda a: torch.where(a > 0, 1.0, a + 1.0)
+    ),
+    "tanh": _Activation(tanh, lambda a: 1.0 - a * a),
+    "sigmoid": _Activation(_sigmoid, lambda a: (1.0 - a) * a),
+}
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each sample's loss (B,) in nats, and the gradient (B, C) of their mean by the logits."""
+    num_samples, num_classes = logits.shape
+    d = logits - logits.amax(1, keepdim=True)
+    e = _snap_at(exp(d), 1.5 * 2.0 ** (52 - budget(num_classes)))
+    total = e.sum(1, keepdim=True)
+    column = labels[:, None]
+    losses = log(total.squeeze(1)) - d.gather(1, column).squeeze(1)
+    gradient = e.div_(total)
+    gradient.scatter_(1, column, gradient.gather(1, column) - 1.0)
+    return losses, divided(gradient, num_samples)
+
+
+def exact_sum(x: Tensor) -> Tensor:
+    """The sum of a vector, of numbers on its grid."""
+    return snap(x, budget(len(x))).sum()
+
+
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+Update = Callable[[Tensor, Tensor], None]  # of float32 parameters by their gradient; both of one shape
+
+
+def _sgd(_p: Tensor, config: RunConfig) -> Update:
+    def update(p: Tensor, g: Tensor) -> None:
+        p.copy_(p.to(torch.float64).sub_(g * config.lr))
+
+    return update
+
+
+def _momentum(p: Tensor, config: RunConfig, *, nesterov: bool = False) -> Update:
+    v = torch.zeros_like(p)
+
+    def update(p: Tensor, g: Tensor) -> None:
+        v.copy_(v.to(torch.float64).mul_(config.momentum).add_(g))
+        ahead = v.to(torch.float64)
+        if nesterov:
+            ahead.mul_(config.momentum).add_(g)
+        p.copy_(p.to(torch.float64).sub_(ahead.mul_(config.lr)))
+
+    return update
+
+
+def _adam(p: Tensor, config: RunConfig, *, decoupled: bool = False) -> Update:
+    m, v = torch.zeros_like(p), torch.zeros_like(p)
+    decays = [1.0, 1.0]  # .9 and .999 to the power of the number of steps
+
+    def update(p: Tensor, g: Tensor) -> None:
+        decays[:] = decays[0] * 0.9, decays[1] * 0.999
+        m.copy_(m.to(torch.float64).mul_(0.9).add_(g * (1 - 0.9)))
+        v.copy_(v.to(torch.float64).mul_(0.999).add_((g * g).mul_(1 - 0.999)))
+        scale = divided(sqrt32(v).to(torch.float64), math.sqrt(1 - decays[1])).add_(1e-8)
+        moved = p.to(torch.float64)
+        if decoupled:
+            moved.mul_(1 - config.lr * config.weight_decay)
+        p.copy_(moved.sub_(m.to(torch.float64).div_(scale).mul_(config.lr / (1 - decays[0]))))
+
+    return update
+
+
+OPTIMIZERS: dict[str, Callable[[Tensor, RunConfig], Update]] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": functools.partial(_momentum, nesterov=True),
+    "adam": _adam,
+    "adamw": functools.partial(_adam, decoupled=True),
+}
+
+
+# --- streams of random numbers ----------------------------------------------------------------------------------------
+
+
+def _stream(seed: int, purpose: str, name: str | int, num_bytes: int) -> bytes:
+    return hashlib.shake_256(f"mlpbench {VERSION}|{seed}|{purpose}|{name}".encode()).digest(num_bytes)
+
+
+def initial_parameters(seed: int, sizes: Iterable[int]) -> dict[str, Tensor]:
+    """Float32 parameters of the layers between `sizes`, uniform within 1/sqrt(inputs) as nn.Linear has them.
+
+    >>> {name: tuple(p.shape) for name, p in initial_parameters(0, (784, 150, 10)).items()}
+    {'linear0.weight': (150, 784), 'linear0.bias': (150,), 'linear1.weight': (10, 150), 'linear1.bias': (10,)}
+    """
+    made = {}
+    for layer, (num_in, num_out) in enumerate(pairwise(sizes)):
+        scale = 1 / math.sqrt(num_in) * 2.0**-32
+        for kind, shape in (("weight", (num_out, num_in)), ("bias", (num_out,))):
+            name = f"linear{layer}.{kind}"
+            drawn = np.frombuffer(_stream(seed, "initial", name, 4 * math.prod(shape)), "<u4").astype(np.int64)
+            made[name] = torch.from_numpy(((2 * drawn + 1 - 2**32) * scale).astype(np.float32)).reshape(shape)
+    return made
+
+
+def batch_order(seed: int, epoch: int, num_samples: int) -> Tensor:
+    """The permutation (N,) int64 in which an epoch visits the samples."""
+    keys = np.frombuffer(_stream(seed, "order", epoch, 8 * num_samples), "<u8")
+    return torch.from_numpy(np.argsort(keys, kind="stable"))
+
+
+def refuse_device(device: torch.device) -> None:
+    """Raise InputError for a device that cannot compute this."""
+    if device.type == "mps":
+        raise InputError("engine portable: MPS has no float64; use device cpu or cuda")
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+class Network:
+    """A perceptron's parameters, and the arithmetic of training them.
+
+    `parameters` are the model's own float32 tensors, weight and bias of each layer in turn; they are updated in place.
+
+    Raises:
+        InputError: for what has no portable arithmetic.
+    """
+
+    def __init__(self, parameters: list[Tensor], config: RunConfig) -> None:
+        refuse_device(parameters[0].device)
+        if any(p.dtype != torch.float32 for p in parameters):
+            raise InputError("engine portable: parameters must be float32; leave torch's default dtype as it is")
+        self._weights, self._biases = parameters[::2], parameters[1::2]
+        self._activations = [choose(ACTIVATIONS, name, "portable activation") for name in config.activations]
+        self._decay = config.weight_decay if config.optimizer != "adamw" else 0.0
+        self._updates = [choose(OPTIMIZERS, config.optimizer, "portable optimizer")(p, config) for p in parameters]
+        self.bits = product_bits(config, self._weights[0].shape[1], len(self._weights[-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of inputs (B, D) float32; keeps what `backward` needs."""
+        self._num_losses = 0
+        self.outputs: list[Tensor] = []  # of every linear layer and activation, in order
+        self._inputs: list[Tensor] = []  # of every linear layer, on the grid
+        self._snapped = [snap(weight.to(torch.float64), self.bits) for weight in self._weights]
+        a = x.to(torch.float64)
+        for layer, (weight, bias) in enumerate(zip(self._snapped, self._biases, strict=True)):
+            self._inputs.append(snap(a, self.bits))
+            z = torch.mm(self._inputs[-1], weight.t()).add_(bias.to(torch.float64))
+            self.outputs.append(z)
+            if layer < len(self._activations):
+                a = self._activations[layer].function(z)
+                self.outputs.append(a)
+        return z
+
+    def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss () of labels (B,) int64, and logits."""
+        logits = self.forward(x)
+        losses, self.dlogits = cross_entropy(logits, y)
+        self._num_losses = len(y)
+        return divided(exact_sum(losses), len(y)), logits
+
+    def backward(self) -> None:
+        """Gradients of the last loss by every parameter.
+
+        Raises:
+            InputError: if no loss was computed, or of so many samples that their sums would not be exact.
+        """
+        if not 0 < self._num_losses <= 2 ** (53 - 2 * self.bits):
+            raise InputError(
+                f"engine portable: no exact gradients of {self._num_losses} samples from {self.bits} bits; compute a "
+                "loss first, and set batch_size to the largest batch"
+            )
+        self.gradients: list[Tensor] = []  # of weight and bias of each layer, as the parameters
+        upper = self.dlogits
+        for layer in range(len(self._weights) - 1, -1, -1):
+            g = snap(upper, self.bits)
+            self.gradients[:0] = torch.mm(g.t(), self._inputs[layer]), g.sum(0)
+            if layer > 0:
+                derivative = self._activations[layer - 1].derivative(self.outputs[2 * layer - 1])
+                upper = torch.mm(g, self._snapped[layer]).mul_(derivative)
+
+    def update(self) -> None:
+        """One step of the optimizer by the last gradients."""
+        parameters = [p for pair in zip(self._weights, self._biases, strict=True) for p in pair]
+        for p, g, update in zip(parameters, self.gradients, self._updates, strict=True):
+            update(p, p.to(torch.float64).mul_(self._decay).add_(g) if self._decay else g)

@@ -1,0 +1,1 @@
+"""What it runs on: identity, clock, sentinels, control workload, peak rates, fitness."""

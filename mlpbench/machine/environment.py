@@ -1,0 +1,128 @@
+"""Read the machine and the stack; start a session."""
+
+import functools
+import os
+import platform
+import subprocess
+import uuid
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import mlpbench
+from mlpbench.config import without_paths
+from mlpbench.errors import InputError
+from mlpbench.records.kinds import Environment, Session
+
+# Variables that are known to change times or bits of the workload. Paths in their values are left out.
+VARIABLES = (
+    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES",
+    "KMP_AFFINITY", "LD_PRELOAD", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED", "PYTORCH_CUDA_ALLOC_CONF",
+)  # fmt: skip
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called cpu, cuda or auto (CUDA where there is one).
+
+    Raises:
+        InputError: for another name, or CUDA where there is none.
+    """
+    if name not in ("cpu", "cuda", "auto"):
+        raise InputError(f"unknown device {name!r}; known: cpu, cuda, auto")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        built = torch.version.cuda is not None
+        reason = "no CUDA device is visible" if built else "this PyTorch was built without CUDA"
+        raise InputError(f"device cuda: {reason}; use device cpu or auto")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@functools.cache
+def current() -> Environment:
+    """This machine and stack, as they were at the first call."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    cudnn = torch.backends.cudnn.version() if gpu else None
+    commit, dirty = _commit()
+    return Environment(
+        cpu_model=_cpu_model(),
+        architecture=platform.machine(),
+        num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        memory_bytes=_memory_bytes(),
+        gpu_model=gpu.name if gpu else None,
+        gpu_memory_bytes=gpu.total_memory if gpu else None,
+        os=f"{platform.system()} {'.'.join(platform.release().split('-')[0].split('.')[:2])}",
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=version("torchvision"),
+        numpy=version("numpy"),
+        cuda=torch.version.cuda,
+        cudnn=None if cudnn is None else str(cudnn),
+        num_threads=torch.get_num_threads(),
+        matmul_precision=torch.get_float32_matmul_precision(),
+        deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
+        variables=tuple((name, without_paths(os.environ[name])) for name in VARIABLES if name in os.environ),
+        mlpbench=mlpbench.__version__,
+        commit=commit,
+        dirty=dirty,
+    )
+
+
+def start_session(
+    command: str, preset: str = "-", *, run: str | None = None, process: int = 0, side: str = ""
+) -> Session:
+    """A new session of this process; a run of its own, if it is no part of one."""
+    session_id = uuid.uuid4().hex[:12]
+    return Session(
+        id=session_id,
+        run=run or session_id,
+        process=process,
+        side=side,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        preset=preset,
+        environment=current(),
+    )
+
+
+def _cpu_model() -> str:
+    """The processor's own name; the kernel's file where there is one, since `platform` has only the architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    if platform.system() == "Darwin":
+        return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    """Physical memory; 0 where the system does not tell."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _commit() -> tuple[str, bool]:
+    """Commit of the package's source, and whether the source differs from it. Results do not count as source."""
+    package = Path(mlpbench.__file__).parent
+    git = ["git", "-C", str(package)]
+    if _output([*git, "ls-files", "__init__.py"]) != "__init__.py":
+        return f"v{mlpbench.__version__}", False  # installed, not a checkout
+    commit = _output([*git, "rev-parse", "--short=12", "HEAD"])
+    status = _output([*git, "status", "--porcelain", "--", ":/mlpbench", ":/bench", ":/pyproject.toml"])
+    return commit or f"v{mlpbench.__version__}", bool(status)
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints, or nothing if it cannot run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""

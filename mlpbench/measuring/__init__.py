@@ -1,0 +1,1 @@
+"""Times and memory: interleaved, in fresh processes, from pytest."""

@@ -1,0 +1,1 @@
+"""The suite `bench/` as a pytest plugin."""

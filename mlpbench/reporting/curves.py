@@ -1,0 +1,169 @@
+"""Training runs as tidy frames: a row per epoch, and what follows from it; beside the tutorial's published curve."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+
+from mlpbench.config import RunConfig
+from mlpbench.judging import statistics as stats
+from mlpbench.records.kinds import TrainResult
+from mlpbench.records.results import Results
+from mlpbench.reporting.frames import short, varying
+
+# The tutorial's published curve: epoch -> loss of its last batch, training accuracy, test accuracy.
+# Source: M. Rivera, "Tutorial PyTorch: Perceptron Multi-Capa", 2020.
+TUTORIAL_CURVE = {
+    0: (0.6486, 0.5455, 0.8112),
+    1: (0.3926, 0.8589, 0.8854),
+    2: (0.3675, 0.8944, 0.9041),
+    3: (0.4391, 0.9079, 0.9162),
+    131: (0.0006, 1.0, 0.9785),
+    132: (0.0008, 1.0, 0.9784),
+}
+
+
+def _labels(configs: Sequence[RunConfig]) -> list[str]:
+    """Activations and optimizer, which studies vary, and after them what else varies within the same data set."""
+    spoken = ("seed", "dataset", "activations", "optimizer")
+    names: dict[RunConfig, str] = {}
+    for dataset in {config.dataset for config in configs}:
+        here = [config for config in configs if config.dataset == dataset]
+        also = varying(here, spoken)
+        for config in here:
+            parts = [short(config, "activations"), config.optimizer]
+            names[config] = " ".join([*parts, *(f"{name}={short(config, name)}" for name in also)])
+    return [names[config] for config in configs]
+
+
+def epochs(results: Results) -> pd.DataFrame:
+    """A row per epoch of every training run; the newest run of each machine and config.
+
+    Columns: machine, session, run, label (activations, optimizer, and what else varies but the seed), config and each
+    of its fields, epoch (from 0), train_loss, train_accuracy, last_loss, test_loss, test_accuracy, train_s, elapsed_s
+    (of training alone, up to this epoch's end).
+    """
+    newest: dict[object, TrainResult] = {}
+    for result in sorted(results.train_results, key=lambda r: results.sessions[r.session].started_at):
+        newest[results.sessions[result.session].environment.machine, result.config] = result
+    names = _labels([result.config for result in newest.values()])
+    rows = []
+    for run, (result, label) in enumerate(zip(newest.values(), names, strict=True)):
+        machine = results.sessions[result.session].environment.machine
+        elapsed_s = 0.0
+        for epoch in range(len(result.train_loss)):
+            elapsed_s += result.train_s[epoch]
+            rows.append(
+                {
+                    "machine": machine,
+                    "session": result.session,
+                    "run": run,
+                    "label": label,
+                    "config": result.config,
+                    **asdict(result.config),
+                    "epoch": epoch,
+                    "train_loss": result.train_loss[epoch],
+                    "train_accuracy": result.train_accuracy[epoch],
+                    "last_loss": result.last_loss[epoch],
+                    "test_loss": result.test_loss[epoch],
+                    "test_accuracy": result.test_accuracy[epoch],
+                    "train_s": result.train_s[epoch],
+                    "elapsed_s": elapsed_s,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    if rows and len(set(frame["machine"])) > 1:
+        frame["label"] = frame["machine"] + " " + frame["label"]
+    return frame
+
+
+def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per data set and label of an `epochs` frame: test accuracy after the last epoch over seeds."""
+    rows = []
+    for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
+        last = part[part["epoch"] == part["num_epochs"] - 1]
+        values = last["test_accuracy"].tolist()
+        interval = stats.mean_interval(values)
+        rows.append(
+            {
+                "machine": machine,
+                "dataset": dataset,
+                "label": label,
+                "num_epochs": int(part["num_epochs"].iloc[0]),
+                "num_seeds": len(values),
+                "mean_accuracy": interval.estimate,
+                "low_accuracy": max(interval.low, 0.0) if len(values) > 1 else math.nan,
+                "high_accuracy": min(interval.high, 1.0) if len(values) > 1 else math.nan,
+                "min_accuracy": min(values),
+                "max_accuracy": max(values),
+                "train_accuracy": float(last["train_accuracy"].mean()),
+                "epoch_s": float(part["train_s"].median()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def targets(frame: pd.DataFrame, target: float) -> pd.DataFrame:
+    """A row per run of an `epochs` frame: epochs and training seconds to the target accuracy; NaN is a miss."""
+    rows = []
+    for run, part in frame.groupby("run", sort=False):
+        index = stats.first_at_least(part["test_accuracy"].tolist(), target)
+        rows.append(
+            {
+                **{name: part[name].iloc[0] for name in ("machine", "label", "dataset", "num_epochs", "seed")},
+                "run": run,
+                "epochs_to_target": None if index is None else index + 1,
+                "seconds_to_target": None if index is None else float(part["elapsed_s"].iloc[index]),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"epochs_to_target": float, "seconds_to_target": float}) if rows else frame
+
+
+def time_to_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per data set and label of a `targets` frame: how many seeds got there, and medians (a miss is never)."""
+    rows = []
+    for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
+        reached = part["seconds_to_target"].notna()
+        share = stats.share_interval(int(reached.sum()), len(part))
+        rows.append(
+            {
+                "machine": machine,
+                "dataset": dataset,
+                "label": label,
+                "num_seeds": len(part),
+                "num_reached": int(reached.sum()),
+                "low_share": share.low,
+                "high_share": share.high,
+                "median_epochs": stats.median_with_misses(_with_misses(part["epochs_to_target"])),
+                "median_s": stats.median_with_misses(_with_misses(part["seconds_to_target"])),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _with_misses(values: "pd.Series[float]") -> list[float | None]:
+    return [None if pd.isna(value) else float(value) for value in values]
+
+
+def against_tutorial(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per published epoch of the tutorial that an `epochs` frame reaches: published and own accuracies."""
+    rows = []
+    for epoch, (_, train, test) in TUTORIAL_CURVE.items():
+        here = frame[frame["epoch"] == epoch]
+        if here.empty:
+            continue
+        rows.append(
+            {
+                "epoch": epoch,
+                "num_seeds": len(here),
+                "published_test_accuracy": test,
+                "mean_test_accuracy": float(here["test_accuracy"].mean()),
+                "min_test_accuracy": float(here["test_accuracy"].min()),
+                "max_test_accuracy": float(here["test_accuracy"].max()),
+                "published_train_accuracy": train,
+                "mean_train_accuracy": float(here["train_accuracy"].mean()),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,285 @@
+"""Results as tidy frames: a row per measurement, epoch, check or skip.
+
+Numbers keep their units (columns say `_s`, `_ratio`); scaling to ms and rounding is for whoever shows them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+
+import pandas as pd
+
+from mlpbench.config import RunConfig, format_value
+from mlpbench.judging import statistics as stats
+from mlpbench.records.kinds import Measurement, Session
+from mlpbench.records.results import Results
+from mlpbench.reporting import roofline
+
+
+def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list[str]:
+    """A name for each config: the fields in which they differ among each other, or from the default if they do not.
+
+    >>> labels([RunConfig(), RunConfig(batch_size=10)])
+    ['batch_size=100', 'batch_size=10']
+    >>> labels([RunConfig()])
+    ['default']
+    """
+    names = varying(configs, without)
+    if not names:  # all the same: how they differ from the default
+        names = varying([RunConfig(), *configs], without)
+    if not names:
+        return ["default"] * len(configs)
+    return [" ".join(f"{name}={short(config, name)}" for name in names) for config in configs]
+
+
+def varying(configs: Sequence[RunConfig], without: Iterable[str] = ()) -> list[str]:
+    """The fields in which configs differ among each other."""
+    names = [f.name for f in fields(RunConfig) if f.name not in without]
+    return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
+
+
+def short(config: RunConfig, name: str) -> str:
+    """A field's value; once where it repeats for every layer."""
+    value = getattr(config, name)
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        return format_value(value[:1])
+    return format_value(value)
+
+
+def blocks(results: Results) -> pd.DataFrame:
+    """A row per timed block of the newest run of each machine, suite, operation, clock and config.
+
+    Columns: row (the same for the processes of one run), measurement, session, process, machine, torch, commit,
+    suite, group, operation, clock, activation and width (of the first hidden layer), config and each of its fields,
+    samples_per_call, settled, round, order, iterations, seconds (per call), roof_s (what products alone would take;
+    NaN: not known), control_s, flags.
+    """
+    newest = _newest(results)
+    roofs = {m.id: _roof_s(results, m) for m, _ in newest.values()}
+    position = {key: index for index, key in enumerate(results.measurements)}
+    rows = []
+    for block in sorted(results.blocks, key=lambda block: (position[block.measurement], block.round)):
+        if block.measurement not in newest:
+            continue
+        m, row = newest[block.measurement]
+        environment = results.sessions[m.session].environment
+        rows.append(
+            {
+                "row": row,
+                "measurement": m.id,
+                "session": m.session,
+                "process": results.sessions[m.session].process,
+                "machine": environment.machine,
+                "torch": environment.torch,
+                "commit": environment.commit,
+                "suite": m.suite,
+                "group": m.group,
+                "operation": m.operation,
+                "clock": m.clock,
+                **asdict(m.config),
+                "config": m.config,
+                "activation": m.config.activations[0],
+                "width": m.config.hidden_sizes[0],
+                "samples_per_call": m.samples_per_call,
+                "settled": m.settled,
+                "round": block.round,
+                "order": block.order,
+                "iterations": block.iterations,
+                "seconds": block.wall_ns / block.iterations / 1e9,
+                "roof_s": roofs[m.id],
+                "control_s": math.nan if block.control_ns is None else block.control_ns / 1e9,
+                "flags": ",".join(block.flags),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _roof_s(results: Results, m: Measurement) -> float:
+    """Seconds that the products of a call take at the peak of its machine; NaN where that is unknown."""
+    here = results.sessions[m.session].environment
+    peaks = [p for p in results.peaks if results.sessions[p.session].environment.machine == here.machine]
+    peak = roofline.find(peaks, m.config.device, m.config.num_threads or here.num_threads)
+    roof_s = roofline.roof_s(m.operation, m.config, m.samples_per_call, peak) if peak else None
+    return math.nan if roof_s is None else roof_s
+
+
+def _newest(results: Results) -> dict[str, tuple[Measurement, str]]:
+    """Measurements of the last run of each identity, with the id that its processes share.
+
+    What took turns stays together. A measurement that was cut short counts only where there is no whole one.
+    """
+    counts = Counter(block.measurement for block in results.blocks)
+    measured = [m for m in results.measurements.values() if counts[m.id] and not results.sessions[m.session].side]
+    # started last, and whole before cut short
+    measured.sort(key=lambda m: (counts[m.id] >= m.rounds, results.sessions[m.session].started_at))
+    groups: dict[str, list[Measurement]] = {}
+    for m in measured:
+        groups.setdefault(m.group, []).append(m)
+    newest: dict[object, list[Measurement]] = {}
+    for group in groups.values():
+        configs = tuple(m.config for m in group)
+        for place, m in enumerate(group):  # the same config may take part twice
+            session = results.sessions[m.session]
+            identity = (session.environment.machine, m.suite, m.operation, m.clock, configs, place)
+            of_run = newest.setdefault(identity, [])
+            if of_run and results.sessions[of_run[-1].session].run != session.run:
+                of_run.clear()
+            of_run.append(m)
+    return {m.id: (m, of_run[0].id) for of_run in newest.values() for m in of_run}
+
+
+def timings(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per benchmark of a `blocks` frame: median seconds per call, with its interval.
+
+    Over the medians of the processes, if there are several. The blocks of one process are not independent of each
+    other, so the interval of one describes that process.
+    """
+    rows = []
+    for _, part in frame.groupby("row", sort=False):
+        first = part.iloc[0]
+        medians = part.groupby("measurement", sort=False)["seconds"].median()
+        interval = stats.median_interval((medians if len(medians) > 1 else part["seconds"]).tolist())
+        rows.append(
+            {
+                **{
+                    name: first[name]
+                    for name in ("machine", "torch", "commit", "suite", "operation", "device", "config")
+                },
+                "median_s": interval.estimate,
+                "low_s": interval.low,
+                "high_s": interval.high,
+                "coverage": interval.coverage,
+                "num_processes": len(medians),
+                "num_blocks": len(part),
+                "flagged_share": float((part["flags"] != "").mean()),
+                "roof_share": first["roof_s"] / interval.estimate,
+                "samples_per_s": first["samples_per_call"] / interval.estimate,
+                "settled": bool(part["settled"].all()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per contender that ran in turns with a baseline, the first of its group: median of the rounds' ratios."""
+    rows = []
+    for _, part in frame.groupby("group", sort=False):
+        ids = part["measurement"].unique()
+        configs = part.drop_duplicates("measurement")["config"].tolist()
+        names = dict(zip(ids, labels(configs), strict=True))
+        fields_apart = varying(configs)
+        by_round = part.pivot_table(index="round", columns="measurement", values="seconds").dropna()
+        for contender in ids[1:] if len(by_round) else ():
+            interval = stats.ratio_interval(by_round[ids[0]].tolist(), by_round[contender].tolist())
+            rows.append(
+                {
+                    "machine": part["machine"].iloc[0],
+                    "operation": part["operation"].iloc[0],
+                    "workload": labels(configs[:1], without=fields_apart)[0],
+                    "baseline": names[ids[0]],
+                    "contender": names[contender],
+                    "baseline_median_s": float(by_round[ids[0]].median()),
+                    "contender_median_s": float(by_round[contender].median()),
+                    "time_ratio": interval.estimate,
+                    "low_ratio": interval.low,
+                    "high_ratio": interval.high,
+                    "coverage": interval.coverage,
+                    "num_rounds": len(by_round),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def checks(results: Results) -> pd.DataFrame:
+    """A row per determinism check; the newest of each machine, check and config."""
+    newest = {}
+    for check in sorted(results.checks, key=lambda c: results.sessions[c.session].started_at):
+        machine = results.sessions[check.session].environment.machine
+        newest[machine, check.name, check.config] = {
+            "machine": machine,
+            "check": check.name,
+            "device": check.config.device,
+            "workload": str(check.config),
+            "num_steps": check.num_steps,
+            "num_stages": check.num_stages,
+            "equal_bits": check.first_difference is None,
+            "first_difference": check.first_difference,
+            "max_abs_difference": check.max_abs_difference,
+            "final_abs_difference": check.final_abs_difference,
+        }
+    return pd.DataFrame(newest.values())
+
+
+def memories(results: Results) -> pd.DataFrame:
+    """A row per operation and config: its peak memory, the largest of its newest session's processes."""
+    newest = {}
+    for memory in sorted(results.memories, key=lambda m: results.sessions[m.session].started_at):
+        machine = results.sessions[memory.session].environment.machine
+        newest[machine, memory.operation, memory.config] = {
+            "machine": machine,
+            "operation": memory.operation,
+            "workload": str(memory.config),
+            "device": memory.config.device,
+            "peak_bytes": memory.peak_bytes,
+            "before_bytes": memory.before_bytes,
+            "source": memory.source,
+        }
+    return pd.DataFrame(newest.values())
+
+
+def skips(results: Results) -> pd.DataFrame:
+    """A row per reason for which something was skipped in the newest session that skipped anything."""
+    if not results.skips:
+        return pd.DataFrame()
+    last = max(results.skips, key=lambda s: results.sessions[s.session].started_at).session
+    reasons: dict[str, list[str]] = {}
+    for skip in results.skips:
+        if skip.session == last:
+            reasons.setdefault(skip.reason, []).append(skip.operation)
+    return pd.DataFrame(
+        {"reason": reason, "num_skipped": len(operations), "operations": ", ".join(sorted(set(operations)))}
+        for reason, operations in reasons.items()
+    )
+
+
+def sessions(results: Results) -> pd.DataFrame:
+    """A row per run and environment, the newest first: what ran, when, in how many processes, on what."""
+    runs: dict[object, list[Session]] = {}
+    for session in sorted(results.sessions.values(), key=lambda session: session.started_at):
+        runs.setdefault((session.run, session.environment), []).append(session)
+    return pd.DataFrame(
+        {
+            "started_at": first.started_at,
+            "command": first.command,
+            "num_processes": len(of_run),
+            "machine": first.environment.machine,
+            "source": first.environment.commit + (" (dirty)" if first.environment.dirty else ""),
+            "pytorch": first.environment.torch,
+            "num_threads": first.environment.num_threads,
+        }
+        for of_run in reversed(runs.values())
+        for first in of_run[:1]
+    )
+
+
+def peaks(results: Results) -> pd.DataFrame:
+    """A row per machine, device and number of threads: the best rates of a large product and a large copy."""
+    rows = [
+        {
+            "machine": results.sessions[peak.session].environment.machine,
+            "device": peak.device,
+            "num_threads": peak.num_threads,
+            "product_gflops": peak.gemm_flops_per_s / 1e9,
+            "copy_gb_per_s": peak.copy_bytes_per_s / 1e9,
+        }
+        for peak in results.peaks
+    ]
+    if not rows:
+        return pd.DataFrame()
+    return pd.DataFrame(rows).groupby(["machine", "device", "num_threads"], as_index=False).max()
+
+
+def commands(results: Results, session_ids: set[str]) -> tuple[str, ...]:
+    """The commands of these sessions, each once."""
+    return tuple(dict.fromkeys(s.command for s in results.sessions.values() if s.id in session_ids))

@@ -1,0 +1,123 @@
+"""Write the report as report.html and report.md, with figures and CSV files beside them.
+
+`report.html` is one file: it needs no network and no other file.
+"""
+
+import io
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+import mlpbench
+from mlpbench.config import DEFAULT_TARGET
+from mlpbench.reporting import figures, formatting
+from mlpbench.reporting.build import Report
+from mlpbench.reporting.section import Fact, Section
+
+_SVG = "http://www.w3.org/2000/svg"
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("mlpbench.reporting"), autoescape=jinja2.select_autoescape(["html.jinja"])
+)
+
+
+def write(report: Report, directory: Path) -> Path:
+    """Write a report into an existing folder, and return the path of report.html.
+
+    Text that UTF-8 cannot hold is written with backslashes: a reason for a skip may name such a path.
+    If `$GITHUB_STEP_SUMMARY` names a file, the Markdown is appended to it, without figures.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    for section in report.sections:
+        if section.frame is not None:
+            section.frame.to_csv(directory / f"{section.name}.csv", index=False, errors="backslashreplace")
+        if section.figure is not None:
+            figures.save(section.figure, directory / f"{section.name}.png")
+    is_default = report.target == DEFAULT_TARGET
+    again = "mlpbench report" if is_default else f"mlpbench report --target {report.target:g}"
+    content = _content("mlpbench report", report.summary, report.facts, report.sections, again)
+    for name, text in {"report.html": _html(content), "report.md": _markdown(content, has_figures=True)}.items():
+        (directory / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+    _to_step_summary(content)
+    return directory / "report.html"
+
+
+def write_page(
+    title: str, summary: str, sections: Sequence[Section], *, html: Path | None, markdown: Path | None
+) -> None:
+    """Write a page of sections alone, as HTML and as Markdown; append it to `$GITHUB_STEP_SUMMARY` as `write` does.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    content = _content(title, summary, (), sections, None)
+    if html:
+        html.write_text(_html(content), encoding="utf-8", errors="backslashreplace")
+    if markdown:
+        markdown.write_text(_markdown(content, has_figures=False), encoding="utf-8", errors="backslashreplace")
+    _to_step_summary(content)
+
+
+def _content(
+    title: str, summary: str, facts: Sequence[Fact], sections: Sequence[Section], again: str | None
+) -> dict[str, object]:
+    return {
+        "title": title,
+        "summary": summary,
+        "facts": facts,
+        "sections": [_rendered(section) for section in sections],
+        "version": mlpbench.__version__,
+        "again": again,
+    }
+
+
+def _html(content: dict[str, object]) -> str:
+    return _TEMPLATES.get_template("report.html.jinja").render(content)
+
+
+def _markdown(content: dict[str, object], *, has_figures: bool) -> str:
+    return _TEMPLATES.get_template("report.md.jinja").render(content, has_figures=has_figures)
+
+
+def _to_step_summary(content: dict[str, object]) -> None:
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(_markdown(content, has_figures=False))
+
+
+def _rendered(section: Section) -> dict[str, object]:
+    return {
+        "name": section.name,
+        "title": section.title,
+        "text": section.text,
+        "alt": section.alt,
+        "commands": section.commands,
+        "table": None if section.frame is None else formatting.table(section.frame),
+        "svg": None if section.figure is None else _svg(section.figure, section.name, section.alt),
+    }
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    """Return the figure as an SVG element in the colours of the page, with its text alternative."""
+    buffer = io.StringIO()
+    # The salt keeps the ids of the page's figures apart, and the same from run to run.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    ET.register_namespace("", _SVG)
+    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ET.fromstring(buffer.getvalue())  # noqa: S314 (matplotlib wrote it just now)
+    for group in root.iter(f"{{{_SVG}}}g"):
+        group.attrib.pop("id", None)  # these names repeat from figure to figure, and nothing refers to them
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)  # the page decides the size
+    root.set("role", "img")
+    root.set("aria-label", alt)
+    svg = ET.tostring(root, encoding="unicode")
+    return svg.replace(figures.INK, "var(--ink)").replace(figures.LINE, "var(--line)")

@@ -1,0 +1,67 @@
+"""Define what the report is made of: sections, facts at its head, and the parts that hold both."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mlpbench.certifying.certificate import Certificate
+from mlpbench.records.results import Results
+from mlpbench.reporting import curves, frames
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """Answer one question with a figure and a table, and say how to measure the answer again."""
+
+    name: str
+    """Used for the anchor, the CSV file and the file of the figure."""
+    title: str
+    text: str
+    frame: pd.DataFrame | None = None
+    figure: Figure | None = None
+    alt: str = ""
+    """The text alternative of the figure."""
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """Show one number at the head of the report."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Hold what one subject gives to the report."""
+
+    sections: tuple[Section, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(kw_only=True)
+class ReportData:
+    """Hold what a report is made from; frames that several parts need are computed once."""
+
+    results: Results
+    certificates: "Sequence[Certificate]" = field(default_factory=tuple)
+    target: float
+    """The test accuracy that time-to-accuracy refers to, a fraction."""
+
+    @cached_property
+    def blocks(self) -> pd.DataFrame:
+        """A row per timed block; see `frames.blocks`."""
+        return frames.blocks(self.results)
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """A row per epoch of every training run; see `curves.epochs`."""
+        return curves.epochs(self.results)

@@ -1,0 +1,18 @@
+"""Report the activation functions and their derivatives."""
+
+from mlpbench.reporting import figures
+from mlpbench.reporting.section import Part, ReportData, Section
+from mlpbench.workload.activation_formulas import FORMULAS
+
+
+def make(_: ReportData) -> Part:
+    """Make the section, which shows the same functions in every report."""
+    names = [name for name in FORMULAS if not name.startswith("custom_")]
+    section = Section(
+        name="activation-functions",
+        title="The activation functions",
+        text="Each function and its derivative, from its formula. Tests compare PyTorch's and our own code with it.",
+        figure=figures.activation_functions(),
+        alt=f"{', '.join(names)} from x = -4 to 4, and their derivatives.",
+    )
+    return Part(sections=(section,))

@@ -1,0 +1,50 @@
+"""Report the machine and the protocol: summary, peak rates, what was skipped, and how it was measured."""
+
+from mlpbench.records.results import Results
+from mlpbench.reporting import frames
+from mlpbench.reporting.section import Part, ReportData, Section
+
+_PEAKS = (
+    "The best rates of a large float32 product and of a large copy (read and written). The column “% of hardware "
+    "limit” of the tables above is the time that the products of a call would need at that rate, over the time that "
+    "the call takes."
+)
+_PROTOCOL = (
+    "The unit is a block: calls repeated for at least 20 ms (an epoch is one call) between two readings of a clock "
+    "that first waits for the device. Before the first block the operation is repeated until two successive blocks "
+    "agree within 2 % (warm-up stable), or until a time limit. Bars show blocks. Median, low and high describe the "
+    "medians of the processes, or the blocks if there is one process. They are order statistics, which contain the "
+    "true median with the given confidence. The blocks of one process are alike: they describe that process. So a "
+    "small difference between two rows proves nothing; use mlpbench ab or mlpbench compare for verdicts. Disturbed "
+    "blocks: something else ran at the same time. Below: the runs in this report."
+)
+
+
+def summary(results: Results) -> str:
+    """Describe machine and software stack of the newest session in a sentence."""
+    e = results.newest_session.environment
+    gpu = f"{e.gpu_model} (CUDA {e.cuda})" if e.gpu_model else "no CUDA device"
+    return (
+        f"{e.cpu_model}, {e.num_cpus} CPUs ({e.cpu_capability}), {e.memory_bytes / 2**30:.0f} GiB, {gpu}; {e.os}, "
+        f"Python {e.python}, PyTorch {e.torch} with {e.num_threads} threads; mlpbench {e.mlpbench} at {e.commit}"
+        f"{' with uncommitted changes' if e.dirty else ''}."
+    )
+
+
+def make(data: ReportData) -> Part:
+    """Make the sections of peak rates and of what was skipped."""
+    sections = []
+    peaks = frames.peaks(data.results)
+    if not peaks.empty:
+        sections.append(Section(name="peaks", title="Peak rates of the machine", text=_PEAKS, frame=peaks))
+    skips = frames.skips(data.results)
+    if not skips.empty:
+        text = "What was asked for but could not run here."
+        sections.append(Section(name="skipped", title="Skipped", text=text, frame=skips))
+    return Part(sections=tuple(sections))
+
+
+def protocol(data: ReportData) -> Part:
+    """Make the last section: how everything was measured, and in which runs."""
+    frame = frames.sessions(data.results)
+    return Part(sections=(Section(name="protocol", title="How it was measured", text=_PROTOCOL, frame=frame),))

@@ -1,0 +1,1 @@
+"""What is trained: models, activations, optimizers and data."""

@@ -1,0 +1,119 @@
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlpbench.engines.cpp import fused
+from mlpbench.engines.cpp.library import Library, processor, threads
+from mlpbench.errors import InputError
+from tests.conformance import needs_compiler
+
+
+@pytest.fixture
+def library(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "small.cpp"
+    source.write_text('extern "C" int seven() { return 7; }\n')
+    return Library(engine="small", source=source, instead="engine=eager does without it")
+
+
+@needs_compiler
+def test_library_is_built_once_and_can_be_called(library, capfd):
+    assert [library.load().seven() for _ in range(2)] == [7, 7]
+    said = capfd.readouterr().err
+    assert said.splitlines() == ["building mlpbench's small for this machine: once, some seconds"]
+
+
+@needs_compiler
+def test_two_processes_that_build_at_once_leave_one_file(library):
+    for _ in range(2):  # as two would that find none
+        library.build(library.path())
+    assert list(library.path().parent.iterdir()) == [library.path()]
+
+
+def test_missing_compiler_is_told_in_one_line(library, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(InputError) as error:
+        library.load()
+    assert str(error.value) == (
+        "engine small needs a C++ compiler, and there is no c++ or g++ or clang++; install g++ or clang, or set CXX to "
+        "one (engine=eager does without it)"
+    )
+
+
+def test_chosen_compiler_is_used(library, monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} -O1")
+    assert library.compiler() == [sys.executable, "-O1"]
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    with pytest.raises(InputError, match="there is no no-such-compiler; install"):
+        library.compiler()
+
+
+@needs_compiler
+def test_failed_build_is_told_in_one_line_and_leaves_nothing(library):
+    library.source.write_text("int number = 1;\nint broken = ;\nint also_broken = ;\n")
+    with pytest.raises(InputError) as error:
+        library.load()
+    message = str(error.value)
+    assert "small.cpp:2" in message
+    assert "error" in message
+    assert message.endswith("(engine=eager does without it)")
+    assert "\n" not in message
+    assert list(library.path().parent.iterdir()) == []
+
+
+def test_folder_that_cannot_be_written_is_told(library, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Library, "compiler", lambda self: ["c++"])
+    with pytest.raises(InputError, match=r"cannot be built: .*; engine=eager does without it"):
+        library.build(tmp_path / "file" / "library.so")
+
+
+def test_file_that_is_no_library_is_told(library):
+    library.path().parent.mkdir(parents=True)
+    library.path().write_text("not a library")
+    with pytest.raises(InputError, match=r"engine small was built, but cannot be loaded: .*; engine=eager"):
+        library.load()
+
+
+def test_library_of_another_machine_source_or_level_has_another_name(library, monkeypatch):
+    paths = [library.path()]
+    library.source.write_text("int number;\n")
+    paths.append(library.path())
+    monkeypatch.setattr("mlpbench.engines.cpp.library.processor", lambda: ("another",))
+    paths.append(library.path())
+    monkeypatch.setattr(torch, "__version__", "another")
+    paths.append(library.path())
+    monkeypatch.setattr("mlpbench.engines.cpp.library._FLAGS", ("-O0",))
+    paths.append(library.path())
+    monkeypatch.setenv("CXX", "another")
+    paths.append(library.path())
+    for level in ("AVX2", "DEFAULT"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
+        paths.append(library.path())
+    paths.append(replace(library, engine="another").path())
+    assert len(set(paths)) == len(paths) == 9
+
+
+@needs_compiler
+@pytest.mark.skipif("x86" not in str(processor()), reason="levels of x86")
+@pytest.mark.parametrize(("level", "lanes"), [("DEFAULT", 4), ("AVX2", 8)])
+def test_vector_level_of_pytorch_is_that_of_the_library(monkeypatch, tmp_path, level, lanes):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+    assert fused.LIBRARY.load().fused_lanes() == lanes
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or "backend: OpenMP" not in torch.__config__.parallel_info(),
+    reason="needs PyTorch on OpenMP",
+)
+def test_threads_are_those_of_pytorch():
+    assert all(threads())
+
+
+def test_sources_are_beside_their_engines():
+    assert fused.LIBRARY.source == Path(fused.__file__).parent / "fused.cpp"

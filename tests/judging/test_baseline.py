@@ -1,0 +1,79 @@
+"""A baseline moves only when it is accepted, and then whole."""
+
+from pathlib import Path
+
+import pytest
+from tests.test_compare import STEADY, scaled, write
+
+from mlpbench.cli.main import main
+from mlpbench.errors import InputError
+from mlpbench.judging import baseline
+from mlpbench.records import store
+from tests.strategies import ENVIRONMENT, OTHER_ENVIRONMENT, plan, replicated, session
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_accepted_results_are_the_base_that_compare_calls_baseline(capsys):
+    base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2), run="n"))
+    assert main(["compare", "baseline", new]) == 2
+    assert "baseline accept" in capsys.readouterr().err
+    assert main(["baseline", "accept", base]) == 0
+    assert main(["compare", "baseline", new]) == 1
+    assert main(["compare", "baseline", base]) == 2  # it is the baseline
+    again = write(Path("c.jsonl"), replicated(scaled(1.2), run="c"))
+    assert main(["compare", "baseline", again]) == 1
+    assert main(["baseline", "accept", new]) == 0
+    assert main(["compare", "baseline", again]) == 0
+
+
+def test_an_accepted_baseline_holds_every_record():
+    path = baseline.accept(Path("results"), [Path(write(Path("a.jsonl"), plan(), replicated(STEADY, run="r")))])
+    assert path == Path("results/baselines") / f"{ENVIRONMENT.machine}.jsonl"
+    one, other = store.load([Path("a.jsonl")]), store.load([path])
+    assert sorted(map(repr, one.records())) == sorted(map(repr, other.records()))
+    assert other.problems == []
+
+
+def test_show_tells_what_is_accepted(capsys):
+    assert main(["baseline", "show"]) == 2
+    main(["baseline", "accept", write(Path("a.jsonl"), replicated(STEADY))])
+    capsys.readouterr()
+    assert main(["baseline", "show"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{ENVIRONMENT.machine}: 1 benchmarks, up to 5 processes" in printed
+    assert ENVIRONMENT.commit in printed
+
+
+def test_damaged_results_are_not_accepted_and_the_old_baseline_stays():
+    path = baseline.accept(Path("results"), [Path(write(Path("a.jsonl"), replicated(STEADY)))])
+    before = path.read_bytes()
+    damaged = Path(write(Path("b.jsonl"), replicated(scaled(2))))
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with pytest.raises(InputError, match="whole or not at all"):
+        baseline.accept(Path("results"), [damaged])
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_results_of_two_machines_are_not_one_baseline():
+    write(Path("a.jsonl"), replicated(STEADY), replicated(STEADY, run="o", environment=OTHER_ENVIRONMENT))
+    with pytest.raises(InputError, match="several machines"):
+        baseline.accept(Path("results"), [Path("a.jsonl")])
+
+
+def test_a_single_process_is_no_baseline():
+    write(Path("a.jsonl"), replicated(STEADY[:1]))
+    with pytest.raises(InputError, match="two processes"):
+        baseline.accept(Path("results"), [Path("a.jsonl")])
+    write(Path("b.jsonl"), session())
+    with pytest.raises(InputError, match="two processes"):
+        baseline.accept(Path("results"), [Path("b.jsonl")])
+
+
+def test_accept_needs_results():
+    assert main(["baseline", "accept"]) == 2
+    assert main(["baseline", "accept", "nothing.jsonl"]) == 2

@@ -1,0 +1,81 @@
+"""Progress as lines in a pipe and as a live bar on a terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from mlpbench.config import RunConfig
+from mlpbench.training.progress import TrainingProgress, epoch_line
+from mlpbench.training.trainer import Epoch
+
+CONFIGS = [RunConfig(num_epochs=3), RunConfig(num_epochs=3, seed=1)]
+
+
+def epoch(index: int) -> Epoch:
+    return Epoch(
+        index=index,
+        train_loss=0.25,
+        train_accuracy=0.875,
+        last_loss=0.5,
+        test_loss=float("nan"),
+        test_accuracy=0.75,
+        train_s=1.5,
+        evaluate_s=0.1,
+    )
+
+
+def shown(*, is_terminal: bool) -> str:
+    """What two runs of three epochs print."""
+    output = io.StringIO()
+    console = Console(file=output, width=160, force_terminal=is_terminal, highlight=False)
+    with TrainingProgress(CONFIGS, console) as progress:
+        for config in CONFIGS:
+            progress.start(config)
+            for index in range(config.num_epochs):
+                progress.epoch(epoch(index))
+    return output.getvalue()
+
+
+def test_epoch_line_counts_from_one_and_has_every_number():
+    line = epoch_line(epoch(0), 3)
+    assert line.startswith("epoch 1/3 ")
+    for part in ("train loss 0.2500 accuracy 0.8750", "test loss nan accuracy 0.7500", "1.50 s"):
+        assert part in line
+
+
+def test_pipe_gets_a_line_for_each_run_and_epoch_and_nothing_else():
+    lines = shown(is_terminal=False).splitlines()
+    assert lines == [
+        "run 1/2: num_epochs=3",
+        *(epoch_line(epoch(index), 3) for index in range(3)),
+        "run 2/2: num_epochs=3 seed=1",
+        *(epoch_line(epoch(index), 3) for index in range(3)),
+    ]
+
+
+def test_pipe_gets_no_control_characters():
+    text = shown(is_terminal=False)
+    assert text.endswith("\n")
+    assert text.replace("\n", "").isprintable()
+
+
+def test_terminal_shows_every_run_and_the_end_of_each():
+    text = shown(is_terminal=True)
+    for part in ("run 1/2: num_epochs=3", "run 2/2: num_epochs=3 seed=1", "epoch 3/3", "100%"):
+        assert part in text
+
+
+def test_terminal_gets_its_cursor_back_when_training_is_interrupted(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    output = io.StringIO()
+
+    def interrupted():
+        with TrainingProgress(CONFIGS, Console(file=output, width=160, force_terminal=True)) as progress:
+            progress.start(CONFIGS[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    hide, show = "\x1b[?25l", "\x1b[?25h"
+    assert output.getvalue().count(hide) == output.getvalue().count(show) == 1
