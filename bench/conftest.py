@@ -236,7 +236,7 @@ def timed(request: pytest.FixtureRequest, suite: Suite, benchmark: Any) -> Calla
             suite=name,
             rounds=rounds,
             warm_up_s=suite.preset.warm_up_s,
-            measured_by=clock,
+            clock=clock,
         )
         suite.append(measurement)
         benchmark.extra_info |= {

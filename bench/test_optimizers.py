@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlpbench.workload.optimizers import OPTIMIZERS, USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_train_step(timed, suite, optimizer, device):
-    timed("train_step", optimizer=optimizer, lr=USUAL_LR.get(optimizer, suite.base.lr), device=device)
+    timed("train_step", optimizer=optimizer, lr=OPTIMIZERS[optimizer].lr(suite.base.lr), device=device)

@@ -65,7 +65,7 @@ def run(parsed: argparse.Namespace) -> int:
         rounds=rounds,
         warm_up_s=preset.warm_up_s,
         emit=emit,
-        measured_by=parsed.clock,
+        clock=parsed.clock,
         watch=timing.Watch(environment.resolve_device(base.device)),
     )
     console = terminal.console()

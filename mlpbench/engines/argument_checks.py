@@ -3,7 +3,8 @@
 Every message begins with the engine's name.
 """
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mlpbench.errors import InputError
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 _finite: Any = WeakTensorKeyDictionary()  # images that were looked through, and their version then
 
@@ -38,6 +40,26 @@ def require(
     wanted = ", ".join("B" if size is None else str(size) for size in shape)
     found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}{', not contiguous' if right else ''}"
     raise InputError(f"engine {engine}: {what} must be a contiguous {dtype} ({wanted}) on {device}, not {found}")
+
+
+def check_supported(engine: str, kind: str, supported: Iterable[str], name: str) -> None:
+    """Check that an engine has an activation or optimizer.
+
+    Raises:
+        InputError: if it does not; the message lists those that it has.
+    """
+    if name not in supported:
+        raise InputError(f"engine {engine} does not support {kind} {name!r}; supported: {', '.join(supported)}")
+
+
+def supported(engine: str, kind: str, registry: Mapping[str, T], name: str) -> T:
+    """Return what an engine has for an activation or optimizer.
+
+    Raises:
+        InputError: as `check_supported`.
+    """
+    check_supported(engine, kind, registry, name)
+    return registry[name]
 
 
 def no_sample(engine: str, sample: int, num_samples: int) -> InputError:

@@ -7,6 +7,7 @@ cost. The first step of a process compiles, for seconds; see `mlpbench.startup` 
 import copy
 import functools
 import math
+import pkgutil
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,21 +20,14 @@ from torch.nn import functional
 
 from mlpbench.config import RunConfig
 from mlpbench.engines import optimizer_rules
+from mlpbench.engines.argument_checks import check_supported
 from mlpbench.engines.engine import Engine, Progress, stages
-from mlpbench.errors import InputError, choose
+from mlpbench.errors import InputError
+from mlpbench.workload.activations import ACTIVATIONS
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "tanh": torch.tanh,
-    "elu": functional.elu,
-    "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "sigmoid": torch.sigmoid,
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    name: pkgutil.resolve_name(entry.torch) for name, entry in ACTIVATIONS.items() if entry.torch
 }
-
-
-ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
 
 
 class _Training(NamedTuple):
@@ -52,7 +46,7 @@ def _step(
     """Train on the samples that `index` (B,) names: loss, number correct (), logits; if asked for, what it made."""
     parameters = training.parameters
     batch, labels = x[index], y[index]
-    activations = [ACTIVATIONS[name] for name in config.activations]
+    activations = [FUNCTIONS[name] for name in config.activations]
 
     def forward(parameters: optimizer_rules.Tensors, nothing: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
         a, outputs = batch, []
@@ -140,7 +134,7 @@ class Compiled(Engine):
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         for name in config.activations:
-            choose(ACTIVATIONS, name, "activation of engine compiled")
+            check_supported("compiled", "activation", FUNCTIONS, name)
         self._training = _Training(
             parameters=self._parameters(),
             state=optimizer_rules.initial_state(self._parameters(), config.optimizer),

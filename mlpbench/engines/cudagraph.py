@@ -21,7 +21,7 @@ from mlpbench.workload.optimizers import OPTIMIZERS
 class _EagerRecorder(Recorder):
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        self.optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
+        self.optimizer = OPTIMIZERS[config.optimizer].make(model.parameters(), config)
         for group in self.optimizer.param_groups:
             if "capturable" in group:  # the number of steps is to be counted on the device
                 group["capturable"] = self.device.type == "cuda"

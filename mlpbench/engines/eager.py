@@ -14,7 +14,7 @@ class Eager(Engine):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        self._optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
+        self._optimizer = OPTIMIZERS[config.optimizer].make(model.parameters(), config)
         self._graph: Tensor | None = None
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

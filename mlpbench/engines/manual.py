@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from mlpbench.config import RunConfig
 from mlpbench.engines import optimizer_rules
+from mlpbench.engines.argument_checks import supported
 from mlpbench.engines.engine import Engine, Progress, stages
-from mlpbench.errors import choose
+from mlpbench.workload.activations import by_name
 
 aten = torch.ops.aten
 # oneDNN's products use AVX-512 on every processor that has it; MKL's, which PyTorch takes for dense float32, on Intel's
@@ -27,45 +28,38 @@ class _Activation:
     backward: Callable[[Tensor, Tensor, Tensor], object]  # the gradient by z, into the first, from that by a; z; a
 
 
-_RELU = _Activation(
-    forward=lambda z, a: torch.clamp_min(z, 0, out=a),
-    backward=lambda g, _z, a: aten.threshold_backward.grad_input(g, a, 0, grad_input=g),
+ACTIVATIONS = by_name(
+    {
+        "relu": _Activation(
+            forward=lambda z, a: torch.clamp_min(z, 0, out=a),
+            backward=lambda g, _z, a: aten.threshold_backward.grad_input(g, a, 0, grad_input=g),
+        ),
+        "tanh": _Activation(
+            forward=lambda z, a: torch.tanh(z, out=a),
+            backward=lambda g, _z, a: aten.tanh_backward.grad_input(g, a, grad_input=g),
+        ),
+        "elu": _Activation(
+            forward=lambda z, a: aten.elu.out(z, 1, 1, 1, out=a),
+            backward=lambda g, _z, a: aten.elu_backward.grad_input(g, 1, 1, 1, True, a, grad_input=g),
+        ),
+        "leaky_relu": _Activation(
+            forward=lambda z, a: aten.leaky_relu.out(z, 0.01, out=a),
+            backward=lambda g, z, _a: aten.leaky_relu_backward.grad_input(g, z, 0.01, False, grad_input=g),
+        ),
+        "gelu": _Activation(
+            forward=lambda z, a: aten.gelu.out(z, out=a),
+            backward=lambda g, z, _a: aten.gelu_backward.grad_input(g, z, grad_input=g),
+        ),
+        "silu": _Activation(
+            forward=lambda z, a: aten.silu.out(z, out=a),
+            backward=lambda g, z, _a: aten.silu_backward.grad_input(g, z, grad_input=g),
+        ),
+        "sigmoid": _Activation(
+            forward=lambda z, a: torch.sigmoid(z, out=a),
+            backward=lambda g, _z, a: aten.sigmoid_backward.grad_input(g, a, grad_input=g),
+        ),
+    }
 )
-
-_TANH = _Activation(
-    forward=lambda z, a: torch.tanh(z, out=a),
-    backward=lambda g, _z, a: aten.tanh_backward.grad_input(g, a, grad_input=g),
-)
-
-_ELU = _Activation(
-    forward=lambda z, a: aten.elu.out(z, 1, 1, 1, out=a),
-    backward=lambda g, _z, a: aten.elu_backward.grad_input(g, 1, 1, 1, True, a, grad_input=g),
-)
-
-ACTIVATIONS = {
-    "relu": _RELU,
-    "tanh": _TANH,
-    "elu": _ELU,
-    "leaky_relu": _Activation(
-        forward=lambda z, a: aten.leaky_relu.out(z, 0.01, out=a),
-        backward=lambda g, z, _a: aten.leaky_relu_backward.grad_input(g, z, 0.01, False, grad_input=g),
-    ),
-    "gelu": _Activation(
-        forward=lambda z, a: aten.gelu.out(z, out=a),
-        backward=lambda g, z, _a: aten.gelu_backward.grad_input(g, z, grad_input=g),
-    ),
-    "silu": _Activation(
-        forward=lambda z, a: aten.silu.out(z, out=a),
-        backward=lambda g, z, _a: aten.silu_backward.grad_input(g, z, grad_input=g),
-    ),
-    "sigmoid": _Activation(
-        forward=lambda z, a: torch.sigmoid(z, out=a),
-        backward=lambda g, _z, a: aten.sigmoid_backward.grad_input(g, a, grad_input=g),
-    ),
-    "custom_relu": _RELU,
-    "custom_tanh": _TANH,
-    "custom_elu": _ELU,
-}
 
 
 class _Buffers:
@@ -83,7 +77,7 @@ class Manual(Engine):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        self._activations = [choose(ACTIVATIONS, name, "activation of engine manual") for name in config.activations]
+        self._activations = [supported("manual", "activation", ACTIVATIONS, name) for name in config.activations]
         self._take()
         self._gradients = [torch.zeros_like(p) for p in self._parameters]
         self._rule = optimizer_rules.rule(config.optimizer)

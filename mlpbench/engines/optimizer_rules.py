@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import choose
-from mlpbench.workload.optimizers import NUM_KEPT
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
 
@@ -32,7 +32,7 @@ Rule = Callable[[Tensors, Tensors, State, RunConfig], None]
 
 def initial_state(parameters: Tensors, optimizer: str) -> State:
     """The state before the first step."""
-    m, v = (tuple(map(torch.zeros_like, parameters)) if NUM_KEPT[optimizer] > i else () for i in range(2))
+    m, v = (tuple(map(torch.zeros_like, parameters)) if OPTIMIZERS[optimizer].num_kept > i else () for i in range(2))
     return State(m=m, v=v, steps=torch.zeros((), device=parameters[0].device))
 
 

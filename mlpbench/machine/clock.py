@@ -1,40 +1,44 @@
-"""The one clock that synchronises."""
+"""Read the time only after the device has finished: the only module that waits for a device in order to time it."""
 
 import time
 from collections.abc import Callable
 
 import torch
 
-DEVICE_WAIT_CYCLES = 50_000_000  # some 30 ms, in which the host fills the queue
+# About 30 ms, in which the host fills the queue.
+DEVICE_WAIT_CYCLES = 50_000_000
 
 
-def clock() -> float:
-    """Seconds of a monotonic clock, read once everything given to the device is done."""
+def now() -> float:
+    """Return the seconds of a monotonic clock, read after the device has finished all work given to it."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def time_block(call: Callable[[], object], iterations: int, clock: Callable[[], float] = clock) -> int:
-    """Nanoseconds of `iterations` calls."""
-    start = clock()
+def time_block(call: Callable[[], object], iterations: int, now: Callable[[], float] = now) -> int:
+    """Time `iterations` calls, in nanoseconds."""
+    start = now()
     for _ in range(iterations):
         call()
-    return round((clock() - start) * 1e9)
+    return round((now() - start) * 1e9)
 
 
 def waiting(call: Callable[[], object]) -> Callable[[], object]:
-    """The call, and then the wait for the device: what a step costs someone who looks at its result."""
+    """Return a function that calls and then waits for the device: the cost of a step whose result is used at once."""
 
     def wait() -> float:
         call()
-        return clock()
+        return now()
 
     return wait
 
 
 def device_block(call: Callable[[], object], iterations: int) -> int:
-    """Nanoseconds that the GPU needs for `iterations` calls whose kernels wait in its queue: no time of the host's."""
+    """Time `iterations` calls on the GPU, in nanoseconds, while their kernels wait in its queue.
+
+    The time holds nothing of the host's.
+    """
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda._sleep(DEVICE_WAIT_CYCLES)  # PyTorch has no public way to hold the queue
     start.record()

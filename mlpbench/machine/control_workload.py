@@ -19,9 +19,9 @@ CALLS = 6  # 4 to 6 ms on two CPU cores, beside blocks of 20
 class Control:
     """Forward and backward of the tutorial's perceptron on noise; with the process's present number of threads."""
 
-    def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
+    def __init__(self, device: torch.device, now: Callable[[], float]) -> None:
         noise = torch.Generator().manual_seed(0)
-        self._clock = clock
+        self._now = now
         self._x = torch.randn(BATCH_SIZE, SIZES[0], generator=noise).to(device)
         self._y = torch.randint(SIZES[-1], (BATCH_SIZE,), generator=noise).to(device)
         self._weights = [
@@ -33,10 +33,10 @@ class Control:
         """Nanoseconds of one step: the mean of a few, after untimed ones that bring it back into the caches."""
         for _ in range(2):
             self._step()
-        start = self._clock()
+        start = self._now()
         for _ in range(CALLS):
             self._step()
-        return max(round((self._clock() - start) * 1e9 / CALLS), 1)
+        return max(round((self._now() - start) * 1e9 / CALLS), 1)
 
     def _step(self) -> tuple[Tensor, ...]:
         one, two, three, four = self._weights

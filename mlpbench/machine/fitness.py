@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from mlpbench.machine import sentinels
-from mlpbench.machine.clock import clock
+from mlpbench.machine.clock import now
 from mlpbench.machine.control_workload import Control
 from mlpbench.machine.environment import current
 
@@ -37,7 +37,7 @@ class Finding:
 
 def check(device: torch.device) -> list[Finding]:
     """Run the control workload for some seconds, idle for one, and look at the settings."""
-    control = Control(device, clock)
+    control = Control(device, now)
     idle = sentinels.Sentinels()
     idle.begin()
     time.sleep(IDLE_S)

@@ -4,7 +4,7 @@ import os
 import tempfile
 
 from mlpbench.config import RunConfig
-from mlpbench.machine.clock import clock
+from mlpbench.machine.clock import now
 from mlpbench.measuring.fresh_process import in_fresh_process
 from mlpbench.measuring.timing import new_id
 from mlpbench.records.kinds import Block, Measurement
@@ -44,10 +44,10 @@ def _first_step(config: RunConfig, folder: str) -> tuple[float, RunConfig, int]:
     os.environ.update(dict.fromkeys(_CACHES, folder))
     trainer = Trainer(RunConfig(device=config.device, dataset=config.dataset))  # wakes PyTorch and the data
     trainer.prepare("train_step")
-    start = clock()
+    start = now()
     trainer = Trainer(config)
     trainer.use_threads()
     inputs = trainer.inputs
     size = trainer.samples_per_call("train_step")
     trainer.engine.train(inputs["train images"], inputs["train labels"], trainer.order(0)[:size], size)
-    return clock() - start, trainer.config, size
+    return now() - start, trainer.config, size

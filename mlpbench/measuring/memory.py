@@ -7,7 +7,7 @@ import torch
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
-from mlpbench.machine.clock import clock
+from mlpbench.machine.clock import now
 from mlpbench.records.kinds import Memory
 from mlpbench.training.trainer import Trainer
 
@@ -43,7 +43,7 @@ def measure(operation: str, config: RunConfig, session_id: str) -> Memory:
 
 def _reset(device: str) -> tuple[int, str]:
     if device == "cuda":
-        clock()  # waits for the device
+        now()  # waits for the device
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated(), "CUDA allocator"
     try:
@@ -55,7 +55,7 @@ def _reset(device: str) -> tuple[int, str]:
 
 def _peak(device: str) -> int:
     if device == "cuda":
-        clock()
+        now()
         return torch.cuda.max_memory_allocated()
     return _kib("VmHWM") * 1024
 

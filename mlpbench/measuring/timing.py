@@ -13,7 +13,7 @@ import torch
 
 from mlpbench.config import Clock, Operation, RunConfig
 from mlpbench.errors import InputError, check_name
-from mlpbench.machine.clock import clock, device_block, time_block, waiting
+from mlpbench.machine.clock import device_block, now, time_block, waiting
 from mlpbench.machine.control_workload import Control
 from mlpbench.machine.sentinels import Sentinels
 from mlpbench.records.kinds import Block, Measurement, Session
@@ -68,8 +68,8 @@ def check_clock(clock: str, operation: str, device: str) -> None:
 class Watch:
     """What runs and reads beside the blocks of one process, outside their timed regions: control and sentinels."""
 
-    def __init__(self, device: torch.device, clock: Callable[[], float] = clock) -> None:
-        self._control = Control(device, clock)
+    def __init__(self, device: torch.device, now: Callable[[], float] = now) -> None:
+        self._control = Control(device, now)
         self.sentinels = Sentinels(has_gpu=device.type == "cuda")
 
     def begin(self) -> None:
@@ -81,7 +81,7 @@ class Watch:
         return self.sentinels.end(), self._control()
 
 
-def warm_up(call: Callable[[], object], limit_s: float, clock: Callable[[], float] = clock) -> tuple[int, float, bool]:
+def warm_up(call: Callable[[], object], limit_s: float, now: Callable[[], float] = now) -> tuple[int, float, bool]:
     """Call until a block is long enough, and then until two successive blocks agree or the limit is reached.
 
     The first call is not counted: it may load libraries, and would pass for a block.
@@ -89,34 +89,32 @@ def warm_up(call: Callable[[], object], limit_s: float, clock: Callable[[], floa
     Returns:
         The number of calls that fill a block, the seconds spent, and whether the blocks agreed.
     """
-    start = clock()
+    start = now()
     call()
     iterations = 1
     previous_ns = 0
     while True:
-        block_ns = time_block(call, iterations, clock)
+        block_ns = time_block(call, iterations, now)
         if block_ns < MIN_BLOCK_S * 1e9:
             wanted = round(1.1 * MIN_BLOCK_S * 1e9 * iterations / max(block_ns, 1))
             iterations = min(max(wanted, iterations + 1), 10 * iterations)
             previous_ns = 0
             continue
         settled = abs(block_ns - previous_ns) <= SETTLED_RATIO * block_ns
-        spent_s = clock() - start
+        spent_s = now() - start
         if settled or (previous_ns and spent_s >= limit_s):
             return iterations, spent_s, settled
         previous_ns = block_ns
 
 
-def ready(
-    trainer: Timeable, operation: str, limit_s: float, clock: Callable[[], float] = clock
-) -> tuple[int, float, bool]:
+def ready(trainer: Timeable, operation: str, limit_s: float, now: Callable[[], float] = now) -> tuple[int, float, bool]:
     """Prepare a trainer and warm the operation up; returns what `warm_up` does.
 
     A long operation is warmed up by single steps, which run the same code, and fills a block with one call.
     """
     trainer.prepare(operation)
     is_long = Operation(operation).is_long
-    calls, spent_s, settled = warm_up(trainer.operation("train_step" if is_long else operation), limit_s, clock)
+    calls, spent_s, settled = warm_up(trainer.operation("train_step" if is_long else operation), limit_s, now)
     return 1 if is_long else calls, spent_s, settled
 
 
@@ -129,14 +127,14 @@ def begin(
     rounds: int,
     warm_up_s: float,
     group: str | None = None,
-    measured_by: str = "throughput",
-    clock: Callable[[], float] = clock,
+    clock: str = Clock.THROUGHPUT,
+    now: Callable[[], float] = now,
 ) -> tuple[Measurement, int]:
     """Make an operation ready: the record of what is about to be timed, and the number of calls that fill a block.
 
     Without a group the measurement is one of its own.
     """
-    iterations, spent_s, settled = ready(trainer, operation, warm_up_s, clock)
+    iterations, spent_s, settled = ready(trainer, operation, warm_up_s, now)
     measurement = Measurement(
         id=new_id(),
         session=session.id,
@@ -144,7 +142,7 @@ def begin(
         group=group or new_id(),
         operation=operation,
         config=trainer.config,
-        clock=measured_by,
+        clock=str(clock),
         rounds=rounds,
         samples_per_call=trainer.samples_per_call(operation),
         warm_up_s=round(spent_s, 6),
@@ -167,9 +165,9 @@ def measure(
     rounds: int,
     warm_up_s: float,
     emit: Callable[[Measurement | Block], None],
-    measured_by: str = "throughput",
+    clock: str = Clock.THROUGHPUT,
     watch: Watch | None = None,
-    clock: Callable[[], float] = clock,
+    now: Callable[[], float] = now,
 ) -> None:
     """Time one operation of several trainers in turns: every round times each once, in an order drawn anew.
 
@@ -187,8 +185,8 @@ def measure(
             group=group,
             rounds=rounds,
             warm_up_s=warm_up_s,
-            measured_by=measured_by,
             clock=clock,
+            now=now,
         )
         turns.append((measurement, trainer, iterations))
         emit(measurement)
@@ -202,7 +200,7 @@ def measure(
                 round_index=round_index,
                 order=order,
                 watch=watch,
-                clock=clock,
+                now=now,
             )
             emit(block)
 
@@ -215,7 +213,7 @@ def observe(
     round_index: int,
     order: int,
     watch: Watch | None,
-    clock: Callable[[], float] = clock,
+    now: Callable[[], float] = now,
 ) -> Block:
     """One timed block, with what happened beside it."""
     call = trainer.operation(measurement.operation)
@@ -227,7 +225,7 @@ def observe(
         iterations = min(iterations, DEVICE_CALLS)
         wall_ns = device_ns = device_block(call, iterations)
     else:
-        wall_ns = time_block(waiting(call) if measurement.clock == "latency" else call, iterations, clock)
+        wall_ns = time_block(waiting(call) if measurement.clock == "latency" else call, iterations, now)
     flags, control_ns = watch.end() if watch else ((), None)
     return Block(
         measurement=measurement.id,

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from mlpbench.reporting.curves import TUTORIAL_CURVE
-from mlpbench.workload.activation_formulas import FORMULAS
+from mlpbench.workload.activations import ACTIVATIONS
 
 # Colours that report.html replaces by its light or dark theme's own.
 INK, LINE = "#1b1d21", "#c8ccd2"
@@ -192,9 +192,9 @@ def activation_functions() -> Figure:
     """The activation functions and their derivatives."""
     x = np.linspace(-4, 4, 321)
     frame = pd.DataFrame(
-        {"x": x, "activation": name, "value": f(x)[0], "derivative": f(x)[1]}
-        for name, f in FORMULAS.items()
-        if not name.startswith("custom_")
+        {"x": x, "activation": name, "value": entry.formula(x)[0], "derivative": entry.formula(x)[1]}
+        for name, entry in ACTIVATIONS.items()
+        if name == entry.function
     ).explode(["x", "value", "derivative"])
     frame = frame.astype({"x": float, "value": float, "derivative": float})
     with canvas(3.6, num_columns=2) as (figure, panels):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
-from mlpbench.machine.clock import clock
+from mlpbench.machine.clock import now
 from mlpbench.records.kinds import TrainResult
 from mlpbench.training.trainer import EVALUATION_BATCH, Epoch, Trainer
 from mlpbench.workload.digest import digest
@@ -71,7 +71,7 @@ class _Seeds:
         }
         # element by element, so that one of stacked parameters is one of each seed's
         first = self._trainers[0]
-        self._optimizer = OPTIMIZERS[first.config.optimizer](self._parameters.values(), first.config)
+        self._optimizer = OPTIMIZERS[first.config.optimizer].make(self._parameters.values(), first.config)
 
     def _logits(self, x: Tensor) -> Tensor:
         """(S, B, D) -> (S, B, C)."""
@@ -126,11 +126,11 @@ class _Seeds:
         self._reset()
         curves: list[list[Epoch]] = [[] for _ in self._trainers]
         for index in range(self._trainers[0].config.num_epochs):
-            start = clock()
+            start = now()
             train_loss, train_accuracy, last_loss = self._train(index)
-            trained = clock()
+            trained = now()
             test_loss, test_accuracy = self._evaluate()
-            train_s, evaluate_s = (trained - start) / num_seeds, (clock() - trained) / num_seeds
+            train_s, evaluate_s = (trained - start) / num_seeds, (now() - trained) / num_seeds
             for seed, config in enumerate(self._configs):
                 epoch = Epoch(
                     index=index,

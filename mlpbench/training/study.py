@@ -24,7 +24,7 @@ from mlpbench.records.kinds import TrainResult
 from mlpbench.training import batched_seeds
 from mlpbench.training.trainer import Epoch, Trainer, check_names
 from mlpbench.workload import datasets
-from mlpbench.workload.optimizers import USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 TUTORIAL = ("relu", "tanh", "elu")
 
@@ -44,7 +44,7 @@ class Study:
         configs = grid(self.base, seed=self.seeds, activations=self.activations, optimizer=self.optimizers)
         if not self.has_usual_lr:
             return configs
-        return [replace(config, lr=USUAL_LR.get(config.optimizer, config.lr)) for config in configs]
+        return [replace(config, lr=OPTIMIZERS[config.optimizer].lr(config.lr)) for config in configs]
 
 
 STUDIES = {

@@ -15,7 +15,7 @@ from mlpbench.config import Loader, Operation, RunConfig
 from mlpbench.engines.engine import Progress, train_on
 from mlpbench.engines.registry import ENGINES
 from mlpbench.errors import InputError, check_name, choose
-from mlpbench.machine.clock import clock
+from mlpbench.machine.clock import now
 from mlpbench.machine.environment import resolve_device
 from mlpbench.records.kinds import TrainResult
 from mlpbench.workload import datasets
@@ -220,9 +220,9 @@ class Trainer:
         self.evaluate()  # untimed, as the beginning of an epoch in `prepare`: nothing is loaded on the clock
         epochs = []
         for index in range(self.config.num_epochs):
-            start = clock()
+            start = now()
             train_loss, train_accuracy, last_loss = self.epoch()
-            trained = clock()
+            trained = now()
             test_loss, test_accuracy = self.evaluate()
             self.engine.check(test_loss)
             epochs.append(
@@ -234,7 +234,7 @@ class Trainer:
                     test_loss=test_loss,
                     test_accuracy=test_accuracy,
                     train_s=trained - start,
-                    evaluate_s=clock() - trained,
+                    evaluate_s=now() - trained,
                 )
             )
             on_epoch(epochs[-1])

@@ -25,7 +25,7 @@ def mlp(config: RunConfig, num_features: int, num_classes: int) -> nn.Module:
         model.add_module(f"linear{index}", nn.Linear(num_in, num_out))
         if index < len(config.hidden_sizes):
             name = config.activations[index]
-            model.add_module(f"{name}{index}", choose(ACTIVATIONS, name, "activation")())
+            model.add_module(f"{name}{index}", choose(ACTIVATIONS, name, "activation").make())
     model.name = f"{'-'.join(map(str, sizes))} {','.join(config.activations)}"  # type: ignore[assignment]
     return model
 

@@ -1,11 +1,11 @@
-"""OPTIMIZERS: those of torch.optim that the tutorial's comparison needs.
+"""OPTIMIZERS: one entry for each optimizer of torch.optim that the tutorial's comparison needs.
 
-`momentum` and `nesterov` read the config's momentum; plain `sgd` has none, as in the tutorial's code.
+`momentum` and `nesterov` use the config's momentum; plain `sgd` has none, as in the tutorial's code.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-import torch
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -34,15 +34,25 @@ def _adamw(parameters: Parameters, config: RunConfig) -> Optimizer:
     return AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
-OPTIMIZERS: dict[str, Callable[[Parameters, RunConfig], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "momentum": _momentum,
-    "nesterov": _nesterov,
-    "adam": _adam,
-    "adamw": _adamw,
-}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerKind:
+    """Describe an optimizer."""
 
-# How many numbers each keeps for every parameter, beside it.
-NUM_KEPT = {"sgd": 0, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2}
-# Learning rates for the optimizers to which the tutorial's .02 would do injustice: PyTorch's defaults.
-USUAL_LR = {"adam": 0.001, "adamw": 0.001}
+    make: Callable[[Parameters, RunConfig], Optimizer]
+    num_kept: int
+    """Numbers that it keeps for every parameter, in addition to the parameter."""
+    usual_lr: float | None = None
+    """The learning rate to compare it by, where the tutorial's 0.02 would be unfair: PyTorch's default."""
+
+    def lr(self, default: float) -> float:
+        """Return the learning rate to compare it by."""
+        return self.usual_lr or default
+
+
+OPTIMIZERS: dict[str, OptimizerKind] = {
+    "sgd": OptimizerKind(make=_sgd, num_kept=0),
+    "momentum": OptimizerKind(make=_momentum, num_kept=1),
+    "nesterov": OptimizerKind(make=_nesterov, num_kept=1),
+    "adam": OptimizerKind(make=_adam, num_kept=2, usual_lr=0.001),
+    "adamw": OptimizerKind(make=_adamw, num_kept=2, usual_lr=0.001),
+}

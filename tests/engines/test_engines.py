@@ -14,9 +14,9 @@ from mlpbench.engines.registry import ENGINES
 from mlpbench.errors import InputError
 from mlpbench.training.trainer import Trainer
 from mlpbench.workload import datasets
-from mlpbench.workload.activations import ACTIVATIONS
+from mlpbench.workload.activations import ACTIVATIONS, Activation
 from mlpbench.workload.digest import digest
-from mlpbench.workload.optimizers import OPTIMIZERS, USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS
 from tests.conformance import assert_same_training, every_engine
 
 # In losses, and in the norm of each parameter, after some 50 steps: float32 differs by its rounding, and `portable` by
@@ -24,7 +24,7 @@ from tests.conformance import assert_same_training, every_engine
 # rounding is what it follows.
 TOLERANCE = {"sgd": 1e-4, "momentum": 1e-3, "nesterov": 1e-3, "adam": 1e-2, "adamw": 1e-2}
 CLAIMED = {
-    "compiled": compiled.ACTIVATIONS,
+    "compiled": compiled.FUNCTIONS,
     "manual": manual.ACTIVATIONS,
     "fused": fused.ACTIVATIONS,
     "eager": ACTIVATIONS,
@@ -62,7 +62,7 @@ def assert_same_learning(trainers, num_steps=52):
 @every_engine
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_learns_as_eager(config, as_eager, engine, optimizer):
-    lr = USUAL_LR.get(optimizer, config.lr)
+    lr = OPTIMIZERS[optimizer].lr(config.lr)
     assert_same_learning(as_eager(replace(config, engine=engine, optimizer=optimizer, lr=lr, weight_decay=0.01)))
 
 
@@ -174,8 +174,10 @@ def test_parameters_that_somebody_writes_between_steps_are_trained(config, as_ea
 
 @pytest.mark.parametrize("engine", ["manual", "fused", "compiled"])
 def test_an_unknown_activation_is_refused_along_with_the_known_ones(config, engine, monkeypatch):
-    monkeypatch.setitem(ACTIVATIONS, "cube", torch.nn.Identity)
-    with pytest.raises(InputError, match=f"unknown activation of engine {engine} 'cube'; known: relu"):
+    monkeypatch.setitem(
+        ACTIVATIONS, "cube", Activation(function="cube", formula=lambda x: (x, x), layer="torch.nn:Identity")
+    )
+    with pytest.raises(InputError, match=f"engine {engine} does not support activation 'cube'; supported: relu"):
         Trainer(replace(config, engine=engine, activations=("cube",)))
 
 

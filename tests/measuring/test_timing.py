@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpbench.config import Operation, RunConfig
-from mlpbench.machine.clock import clock, time_block
+from mlpbench.machine.clock import now, time_block
 from mlpbench.machine.environment import start_session
 from mlpbench.measuring.timing import MIN_BLOCK_S, PRESETS, measure, ready, warm_up
 from mlpbench.records.kinds import Block, Measurement
@@ -67,7 +67,7 @@ def run(operation, costs, rounds=4, warm_up_s=10.0):
         rounds=rounds,
         warm_up_s=warm_up_s,
         emit=log.append,
-        clock=clock,
+        now=clock,
     )
     measurements = [entry for entry in log if isinstance(entry, Measurement)]
     return log, measurements, [entry for entry in log if isinstance(entry, Block)]
@@ -81,7 +81,7 @@ def test_the_clock_is_read_after_the_device_is_done(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     monkeypatch.setattr("torch.cuda.synchronize", lambda: happened.append("synchronised"))
     monkeypatch.setattr("time.perf_counter", lambda: happened.append("read") or 1.5)
-    assert clock() == 1.5
+    assert now() == 1.5
     assert happened == ["synchronised", "read"]
 
 

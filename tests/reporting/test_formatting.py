@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mlpbench.reporting import formatting, terminal
+from mlpbench.reporting import terminal
 from mlpbench.reporting.formatting import MISSING, cell, seconds, table
 
 UNITS = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}

@@ -12,7 +12,7 @@ from mlpbench.training import batched_seeds
 from mlpbench.training.trainer import Epoch, Trainer
 from mlpbench.workload import datasets
 from mlpbench.workload.activations import ACTIVATIONS
-from mlpbench.workload.optimizers import OPTIMIZERS, USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 LOSSES = ("train_loss", "last_loss", "test_loss")
 ACCURACIES = ("train_accuracy", "test_accuracy")
@@ -25,7 +25,7 @@ def config(small):
 
 
 def with_optimizer(config, optimizer):
-    return replace(config, optimizer=optimizer, lr=USUAL_LR.get(optimizer, config.lr), weight_decay=1e-3)
+    return replace(config, optimizer=optimizer, lr=OPTIMIZERS[optimizer].lr(config.lr), weight_decay=1e-3)
 
 
 def alike(config, *numbers):
@@ -140,7 +140,7 @@ def test_every_epoch_of_every_seed_is_told_and_recorded(config):
 
 def test_a_seeds_times_are_its_share_of_all(config, monkeypatch):
     ticks = iter(range(0, 1000, 6))
-    monkeypatch.setattr(batched_seeds, "clock", lambda: float(next(ticks)))
+    monkeypatch.setattr(batched_seeds, "now", lambda: float(next(ticks)))
     for result in batched_seeds.fit(alike(replace(config, num_epochs=2), 0, 1, 2), "session"):
         assert (result.train_s, result.evaluate_s) == ((2.0, 2.0), (2.0, 2.0))
 

@@ -20,7 +20,7 @@ from mlpbench.training.progress import TrainingProgress
 from mlpbench.training.study import STUDIES, TUTORIAL, LostError, Study, check, default_jobs, run
 from mlpbench.training.trainer import check_names
 from mlpbench.workload import datasets
-from mlpbench.workload.optimizers import USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 every_study = pytest.mark.parametrize("name", STUDIES)
 
@@ -90,7 +90,12 @@ def grid_of(base):
 
 def test_adam_gets_its_usual_learning_rate_when_the_base_has_the_default():
     rates = {config.optimizer: config.lr for config in grid_of(RunConfig()).configs()}
-    assert rates == {"sgd": 0.02, "nesterov": 0.02, "adam": USUAL_LR["adam"], "adamw": USUAL_LR["adamw"]}
+    assert rates == {
+        "sgd": 0.02,
+        "nesterov": 0.02,
+        "adam": OPTIMIZERS["adam"].usual_lr,
+        "adamw": OPTIMIZERS["adamw"].usual_lr,
+    }
 
 
 def test_a_learning_rate_of_ones_own_is_kept_for_every_optimizer():

@@ -3,7 +3,6 @@ import pytest
 import torch
 from torch import nn
 
-from mlpbench.workload.activation_formulas import FORMULAS
 from mlpbench.workload.activations import ACTIVATIONS
 
 # An even number of points between symmetric ends: none lies on the kink at 0, the nearest is .06 away.
@@ -25,8 +24,11 @@ def value_and_gradient(layer, x, upstream):
     return y.detach(), gradient
 
 
-def test_every_activation_has_a_formula_and_the_reverse():
-    assert set(FORMULAS) == set(ACTIVATIONS)
+def test_a_custom_activation_has_the_formula_and_the_engines_of_its_function():
+    for name, entry in ACTIVATIONS.items():
+        function = ACTIVATIONS[name.removeprefix("custom_")]
+        assert entry.function == function.function
+        assert (entry.formula, entry.torch, entry.sklearn) == (function.formula, function.torch, function.sklearn)
 
 
 def test_every_custom_activation_has_its_counterpart_in_these_tests():
@@ -38,7 +40,7 @@ def test_every_custom_activation_has_its_counterpart_in_these_tests():
 @pytest.mark.parametrize("shape", [(), (3,), (2, 5), (0, 4), (2, 3, 4)])
 def test_output_and_gradient_have_shape_and_dtype_of_the_input(name, dtype, shape):
     x = torch.linspace(-2, 2, int(np.prod(shape)), dtype=dtype).reshape(shape)
-    y, gradient = value_and_gradient(ACTIVATIONS[name](), x, torch.ones_like(x))
+    y, gradient = value_and_gradient(ACTIVATIONS[name].make(), x, torch.ones_like(x))
     assert (shape, dtype) == (tuple(y.shape), y.dtype)
     assert (shape, dtype) == (tuple(gradient.shape), gradient.dtype)
 
@@ -46,30 +48,32 @@ def test_output_and_gradient_have_shape_and_dtype_of_the_input(name, dtype, shap
 @every_activation
 def test_input_is_left_as_it_was(name):
     x = torch.linspace(-2, 2, 11)
-    ACTIVATIONS[name]()(x)
+    ACTIVATIONS[name].make()(x)
     assert torch.equal(torch.linspace(-2, 2, 11), x)
 
 
 @every_activation
 def test_gradient_passes_gradcheck_in_float64(name):
     x = torch.from_numpy(AWAY_FROM_KINKS).requires_grad_()
-    assert torch.autograd.gradcheck(ACTIVATIONS[name](), x)
+    assert torch.autograd.gradcheck(ACTIVATIONS[name].make(), x)
 
 
 @every_activation
 def test_value_and_derivative_agree_with_the_formula(name):
     x = torch.from_numpy(AWAY_FROM_KINKS)
-    value, derivative = value_and_gradient(ACTIVATIONS[name](), x, torch.ones_like(x))
-    expected_value, expected_derivative = FORMULAS[name](AWAY_FROM_KINKS)
+    value, derivative = value_and_gradient(ACTIVATIONS[name].make(), x, torch.ones_like(x))
+    expected_value, expected_derivative = ACTIVATIONS[name].formula(AWAY_FROM_KINKS)
     np.testing.assert_allclose(value.numpy(), expected_value, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(derivative.numpy(), expected_derivative, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_derivative_of_the_formula_agrees_with_a_central_difference(name):
     h = 1e-5
-    above, below = (FORMULAS[name](AWAY_FROM_KINKS + step)[0] for step in (h, -h))
-    np.testing.assert_allclose(FORMULAS[name](AWAY_FROM_KINKS)[1], (above - below) / (2 * h), rtol=1e-8, atol=1e-9)
+    above, below = (ACTIVATIONS[name].formula(AWAY_FROM_KINKS + step)[0] for step in (h, -h))
+    np.testing.assert_allclose(
+        ACTIVATIONS[name].formula(AWAY_FROM_KINKS)[1], (above - below) / (2 * h), rtol=1e-8, atol=1e-9
+    )
 
 
 @every_custom
@@ -77,7 +81,7 @@ def test_custom_value_and_gradient_agree_with_those_of_torch(name):
     x = torch.tensor(HARD)
     upstream = torch.linspace(-3, 3, len(HARD))
     expected_value, expected_gradient = value_and_gradient(CUSTOM[name](), x, upstream)
-    value, gradient = value_and_gradient(ACTIVATIONS[name](), x, upstream)
+    value, gradient = value_and_gradient(ACTIVATIONS[name].make(), x, upstream)
     torch.testing.assert_close(value, expected_value, rtol=3e-7, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=3e-7, atol=3e-7)
 
@@ -87,17 +91,17 @@ def test_custom_value_and_gradient_agree_with_those_of_torch(name):
 def test_custom_gradient_at_zero_is_that_of_torch(name, zero):
     x = torch.tensor([zero])
     expected = value_and_gradient(CUSTOM[name](), x, torch.ones(1))[1]
-    assert expected.tolist() == value_and_gradient(ACTIVATIONS[name](), x, torch.ones(1))[1].tolist()
+    assert expected.tolist() == value_and_gradient(ACTIVATIONS[name].make(), x, torch.ones(1))[1].tolist()
 
 
 @every_activation
 def test_values_and_gradients_of_large_inputs_are_finite(name):
     x = torch.tensor([-3e4, -200.0, -104.0, -89.0, 89.0, 104.0, 200.0, 3e4])
-    value, gradient = value_and_gradient(ACTIVATIONS[name](), x, torch.ones_like(x))
+    value, gradient = value_and_gradient(ACTIVATIONS[name].make(), x, torch.ones_like(x))
     assert torch.isfinite(value).all()
     assert torch.isfinite(gradient).all()
 
 
 @every_activation
 def test_activation_has_no_parameters(name):
-    assert dict(ACTIVATIONS[name]().state_dict()) == {}
+    assert dict(ACTIVATIONS[name].make().state_dict()) == {}

@@ -4,7 +4,7 @@ import torch
 from torch.nn import Parameter
 
 from mlpbench.config import RunConfig
-from mlpbench.workload.optimizers import OPTIMIZERS, USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 NUM_STEPS = 20
 SHAPES = ((3, 2), (5,))
@@ -58,7 +58,7 @@ every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 def train(config, start, gradients):
     """Parameters after one step of the config's optimizer for each given gradient."""
     parameters = [Parameter(torch.from_numpy(p.copy())) for p in start]
-    optimizer = OPTIMIZERS[config.optimizer](parameters, config)
+    optimizer = OPTIMIZERS[config.optimizer].make(parameters, config)
     for step in gradients:
         for parameter, gradient in zip(parameters, step, strict=True):
             parameter.grad = torch.from_numpy(gradient.copy())
@@ -117,7 +117,7 @@ def test_weight_decay_shrinks_parameters_that_have_no_gradient(name):
 def test_optimizer_reduces_a_quadratic(name):
     target = torch.tensor([1.0, -2.0, 0.5])
     parameter = Parameter(torch.zeros(3))
-    optimizer = OPTIMIZERS[name]([parameter], RunConfig(optimizer=name))
+    optimizer = OPTIMIZERS[name].make([parameter], RunConfig(optimizer=name))
     losses = []
     for _ in range(100):
         optimizer.zero_grad()
@@ -128,6 +128,7 @@ def test_optimizer_reduces_a_quadratic(name):
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_usual_learning_rates_are_for_optimizers_that_exist():
-    assert set(USUAL_LR) <= set(OPTIMIZERS)
-    assert all(0 < lr < RunConfig().lr for lr in USUAL_LR.values())
+def test_usual_learning_rates_are_below_the_tutorials():
+    assert {name for name, kind in OPTIMIZERS.items() if kind.usual_lr} == {"adam", "adamw"}
+    assert all(0 < kind.usual_lr < RunConfig().lr for kind in OPTIMIZERS.values() if kind.usual_lr)
+    assert OPTIMIZERS["sgd"].lr(0.3) == 0.3

@@ -65,7 +65,7 @@ struct Rule {
       case kMomentum: return apply_as<kMomentum>(parameter, at, gradients);
       case kNesterov: return apply_as<kNesterov>(parameter, at, gradients);
       case kAdam: return apply_as<kAdam>(parameter, at, gradients);
-      case kAdamW: return apply_as<kAdamW>(parameter, at, gradients);
+      case kAdamw: return apply_as<kAdamw>(parameter, at, gradients);
     }
   }
 
@@ -73,7 +73,7 @@ struct Rule {
   void apply_as(const Parameter& parameter, Int at, const Vector (&gradients)[V]) const {
     for (Vector g : gradients) {
       Vector p = load(parameter.at + at);
-      if constexpr (kKind == kAdamW) p = p * shrink;
+      if constexpr (kKind == kAdamw) p = p * shrink;
       else g = multiply_add(all(decay), p, g);
       if constexpr (kKind == kSgd) {
         p = multiply_add(all(-lr), g, p);

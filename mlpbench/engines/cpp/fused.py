@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
+from mlpbench.engines.argument_checks import supported
 from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, fields, give_threads
 from mlpbench.engines.engine import Engine, Progress, stages
-from mlpbench.errors import InputError, choose
-from mlpbench.workload.optimizers import NUM_KEPT
+from mlpbench.errors import InputError
+from mlpbench.workload.activations import by_name
+from mlpbench.workload.optimizers import OPTIMIZERS as KINDS
 
 LIBRARY = Library(
     engine="fused",
@@ -26,17 +28,12 @@ LIBRARY = Library(
     instead="engine=manual is the fastest without it",
 )
 
-# In the order of the enumerations in the source. The tutorial's own activations are the same functions.
-_NAMES = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")
-ACTIVATIONS = {name: i for i, name in enumerate(_NAMES)}
+_CODES = LIBRARY.enumeration("Activation", "fused_vectors.h")
+_NO_ACTIVATION = _CODES.pop("none")
+ACTIVATIONS = by_name(_CODES)
+OPTIMIZERS = LIBRARY.enumeration("Optimizer", "fused_vectors.h")
 
-
-ACTIVATIONS |= {f"custom_{name}": ACTIVATIONS[name] for name in ("relu", "tanh", "elu")}
-
-
-_NO_ACTIVATION = len(_NAMES)
 _EVALUATED = 1000  # samples at a time
-OPTIMIZERS = {name: i for i, name in enumerate(("sgd", "momentum", "nesterov", "adam", "adamw"))}
 
 
 class _Parameter(ctypes.Structure):
@@ -96,8 +93,8 @@ class Fused(Engine):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        activations = [choose(ACTIVATIONS, name, "activation of engine fused") for name in config.activations]
-        optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer of engine fused")
+        activations = [supported("fused", "activation", ACTIVATIONS, name) for name in config.activations]
+        optimizer = supported("fused", "optimizer", OPTIMIZERS, config.optimizer)
         self._sizes = LIBRARY.sizes([p.detach().contiguous() for p in model.parameters()], len(activations) + 1)
         self._library = load()
         self._lanes: int = self._library.fused_lanes()
@@ -231,7 +228,9 @@ class Fused(Engine):
 
     def _parameter(self, layer: int, name: str, *shape: int) -> _Parameter:
         """Room for a parameter and what its optimizer keeps."""
-        kept = [self._floats(layer, f"{name} {each}", *shape) for each in "mv"[: NUM_KEPT[self._config.optimizer]]]
+        kept = [
+            self._floats(layer, f"{name} {each}", *shape) for each in "mv"[: KINDS[self._config.optimizer].num_kept]
+        ]
         return _Parameter(self._floats(layer, name, *shape), *kept)
 
     def _reserve(self, num_samples: int) -> None:

@@ -64,7 +64,7 @@ inline void transpose(Vector (&block)[kLanes]) {
 // --- functions ---
 
 enum Activation : Int { kRelu, kLeakyRelu, kElu, kTanh, kSigmoid, kSilu, kGelu, kNone };
-enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamW };
+enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamw };
 
 // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), with x = n ln 2 + r; the coefficients are Taylor's, good to 1e-8 for
 // |r| <= ln 2 / 2. A NaN stays one.

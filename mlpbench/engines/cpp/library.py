@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -72,6 +73,17 @@ class Library:
         key.update(repr((_FLAGS, _levels(), os.environ.get("CXX"), torch.__version__, processor())).encode())
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cache / "mlpbench" / f"{self.engine}-{key.hexdigest()[:16]}.so"
+
+    def enumeration(self, name: str, file: str | None = None) -> dict[str, int]:
+        """Read an enumeration from the source, or from another file beside it: kLeakyRelu is `leaky_relu`.
+
+        So a name is listed once, where its code is.
+        """
+        text = (self.source.with_name(file) if file else self.source).read_text(encoding="utf-8")
+        declaration = re.search(rf"enum {name} : Int {{([^}}]*)}}", text)
+        assert declaration, f"{self.source.name} declares {name}"
+        members = [member.strip().removeprefix("k") for member in declaration[1].split(",")]
+        return {re.sub(r"(?<!^)(?=[A-Z])", "_", member).lower(): code for code, member in enumerate(members)}
 
     def compiler(self) -> list[str]:
         """The command of the C++ compiler: `$CXX`, or the first that is there.

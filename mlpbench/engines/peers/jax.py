@@ -19,11 +19,10 @@ from mlpbench.config import RunConfig
 from mlpbench.engines.engine import Progress
 from mlpbench.engines.peers.peer import Peer, load
 from mlpbench.errors import InputError
-from mlpbench.workload.optimizers import NUM_KEPT
+from mlpbench.workload.activations import ACTIVATIONS
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
-_ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
-_CUSTOM = ("custom_relu", "custom_tanh", "custom_elu")  # the same functions
 _started: list[int | None] = []  # the number of threads that XLA was started with
 _resident: Any = WeakTensorKeyDictionary()  # of each tensor its version, and its copy with JAX
 
@@ -50,7 +49,6 @@ class Jax(Peer):
 
     arithmetic = "JAX"
     package = "jax"
-    activations = (*_ACTIVATIONS, *_CUSTOM)
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -90,7 +88,7 @@ class Jax(Peer):
     def _initial(self) -> _Training:
         numpy = self._library.numpy
         parameters = [numpy.array(p.numpy()) for p in self._parameters]
-        num_kept = NUM_KEPT[self._config.optimizer]
+        num_kept = OPTIMIZERS[self._config.optimizer].num_kept
         m, v = ([numpy.zeros_like(p) for p in parameters] if num_kept > i else [] for i in range(2))
         return _Training(parameters=parameters, m=m, v=v, steps=numpy.zeros((), numpy.int32))
 
@@ -145,9 +143,9 @@ def _functions(config: RunConfig) -> tuple[Callable[..., Any], ...]:
     """Compiled `train`, `step` and `logits` of a config."""
     jax = load("jax", config.engine)
     numpy = jax.numpy
-    functions = {name: getattr(jax.nn, name) for name in _ACTIVATIONS}
-    functions["gelu"] = functools.partial(jax.nn.gelu, approximate=False)
-    activations = [functions[name.removeprefix("custom_")] for name in config.activations]
+    functions = [ACTIVATIONS[name].function for name in config.activations]
+    exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+    activations = [exact_gelu if name == "gelu" else getattr(jax.nn, name) for name in functions]
 
     def logits(parameters: list[Any], x: Any) -> Any:
         for k, activation in enumerate(activations):

@@ -20,6 +20,7 @@ from mlpbench.engines.engine import Progress
 from mlpbench.engines.peers.jax import start_xla
 from mlpbench.engines.peers.peer import Peer, silent
 from mlpbench.errors import InputError
+from mlpbench.workload.activations import ACTIVATIONS
 
 _DECAYING = ("sgd", "adamw")  # of which Keras's weight decay is PyTorch's
 # Of each model its network and that one's initial state: it is compiled, and belongs to the model's last engine.
@@ -120,7 +121,7 @@ class Keras(Peer):
 
     def _make_network(self) -> Any:
         keras = self._library
-        activations = [*(_activation(keras, name.removeprefix("custom_")) for name in self._config.activations), None]
+        activations = [*(_activation(keras, ACTIVATIONS[name].function) for name in self._config.activations), None]
         layers = [
             keras.layers.Dense(size, activation=activation, kernel_initializer="zeros", dtype="float32")
             for size, activation in zip(self._sizes[1:], activations, strict=True)

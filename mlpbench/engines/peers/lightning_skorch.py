@@ -44,7 +44,7 @@ class Lightning(_Loop):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        self._module = self._make_module(OPTIMIZERS[config.optimizer](model.parameters(), config))
+        self._module = self._make_module(OPTIMIZERS[config.optimizer].make(model.parameters(), config))
 
     def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally:
         self._module.tally = Tally()
@@ -118,7 +118,7 @@ class Skorch(_Loop):
         return Classifier(
             self._model,
             criterion=nn.CrossEntropyLoss,
-            optimizer=lambda groups, **_: OPTIMIZERS[self._config.optimizer](groups, self._config),
+            optimizer=lambda groups, **_: OPTIMIZERS[self._config.optimizer].make(groups, self._config),
             max_epochs=1,
             iterator_train=lambda dataset, batch_size: datasets.memory_batches(
                 dataset.X, dataset.y, self._order, batch_size

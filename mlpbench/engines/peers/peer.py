@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mlpbench.config import RunConfig
+from mlpbench.engines.argument_checks import check_supported
 from mlpbench.engines.engine import Engine, Progress
-from mlpbench.errors import InputError, check_name
+from mlpbench.errors import InputError
 from mlpbench.workload.activations import ACTIVATIONS
 from mlpbench.workload.optimizers import OPTIMIZERS
 
@@ -41,8 +42,8 @@ class Peer(Engine):
         if self.device.type != "cpu":
             raise InputError(f"engine {config.engine} is for the CPU; use device=cpu")
         for name in config.activations:
-            check_name(self.activations, name, f"activation of engine {config.engine}")
-        check_name(self.optimizers, config.optimizer, f"optimizer of engine {config.engine}")
+            check_supported(config.engine, "activation", self.activations, name)
+        check_supported(config.engine, "optimizer", self.optimizers, config.optimizer)
         self._parameters = [p.detach() for p in model.parameters()]
         self._sizes = (self._parameters[0].shape[1], *map(len, self._parameters[1::2]))
         self._library = load(self.package, config.engine)

@@ -15,8 +15,9 @@ from mlpbench.config import RunConfig
 from mlpbench.engines.engine import Progress
 from mlpbench.engines.peers.peer import Peer, load, silent
 from mlpbench.errors import InputError
+from mlpbench.workload.activations import ACTIVATIONS
 
-_ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic", "custom_relu": "relu", "custom_tanh": "tanh"}
+_ACTIVATIONS = {name: entry.sklearn for name, entry in ACTIVATIONS.items() if entry.sklearn}
 _EPSILON = 1e-8  # torch.optim's default
 Array = NDArray[np.float32]
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpbench.config import RunConfig
-from mlpbench.errors import InputError, choose
+from mlpbench.engines.argument_checks import supported
+from mlpbench.errors import InputError
 
 VERSION = "portable/1"
 _MANTISSA = 2**52 - 1
@@ -309,9 +310,11 @@ class Network:
         if any(p.dtype != torch.float32 for p in parameters):
             raise InputError("engine portable: parameters must be float32; leave torch's default dtype as it is")
         self._weights, self._biases = parameters[::2], parameters[1::2]
-        self._activations = [choose(ACTIVATIONS, name, "portable activation") for name in config.activations]
+        self._activations = [supported("portable", "activation", ACTIVATIONS, name) for name in config.activations]
         self._decay = config.weight_decay if config.optimizer != "adamw" else 0.0
-        self._updates = [choose(OPTIMIZERS, config.optimizer, "portable optimizer")(p, config) for p in parameters]
+        self._updates = [
+            supported("portable", "optimizer", OPTIMIZERS, config.optimizer)(p, config) for p in parameters
+        ]
         self.bits = product_bits(config, self._weights[0].shape[1], len(self._weights[-1]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ double portable_log(double x) {
 }
 
 enum Activation : Int { kRelu, kLeakyRelu, kElu, kTanh, kSigmoid, kNone };
-enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamW };
+enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamw };
 
 // What exp takes is stored first: with the bounds in the same loop, GCC does not vectorise it.
 void activate(Activation activation, Int n, const double* __restrict z, double* __restrict a) {
@@ -330,7 +330,7 @@ struct Network {
 
   void update() {
     power1 *= 0.9, power2 *= 0.999;
-    const bool ahead = optimizer == kNesterov, decoupled = optimizer == kAdamW;
+    const bool ahead = optimizer == kNesterov, decoupled = optimizer == kAdamw;
     const double rate = lr, mu = momentum, adam_rate = lr / (1.0 - power1), root = std::sqrt(1.0 - power2);
     const double shrink = decoupled ? 1.0 - lr * decay : 1.0;
     if (optimizer == kSgd) return update(decay, [=](double p, double g, float&, float&) { return p - g * rate; });

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
+from mlpbench.engines.argument_checks import supported
 from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, fields, give_threads
 from mlpbench.engines.portable import arithmetic as portable
-from mlpbench.errors import InputError, choose
+from mlpbench.errors import InputError
 
 LIBRARY = Library(
     engine="portable_fused",
@@ -25,10 +26,9 @@ LIBRARY = Library(
     instead="engine=portable computes the same bits without it",
 )
 
-# In the order of the enumerations in the source.
-_ACTIVATIONS = {"relu": 0, "leaky_relu": 1, "elu": 2, "tanh": 3, "sigmoid": 4}
-_NO_ACTIVATION = 5
-_OPTIMIZERS = {"sgd": 0, "momentum": 1, "nesterov": 2, "adam": 3, "adamw": 4}
+_ACTIVATIONS = LIBRARY.enumeration("Activation")
+_NO_ACTIVATION = _ACTIVATIONS.pop("none")
+_OPTIMIZERS = LIBRARY.enumeration("Optimizer")
 
 
 # --- the structures of the source -------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ class FusedNetwork:
     """
 
     def __init__(self, parameters: list[Tensor], config: RunConfig) -> None:
-        activations = [choose(_ACTIVATIONS, name, "portable activation") for name in config.activations]
-        optimizer = choose(_OPTIMIZERS, config.optimizer, "portable optimizer")
+        activations = [supported(LIBRARY.engine, "activation", _ACTIVATIONS, name) for name in config.activations]
+        optimizer = supported(LIBRARY.engine, "optimizer", _OPTIMIZERS, config.optimizer)
         self._sizes = LIBRARY.sizes(parameters, len(activations) + 1)
         self._parameters = parameters  # the library writes to their memory
         self._library = load()

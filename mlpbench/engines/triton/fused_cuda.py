@@ -20,19 +20,15 @@ from torch import Tensor, nn
 
 from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
+from mlpbench.engines.argument_checks import supported
 from mlpbench.engines.engine import Engine, Progress, stages
 from mlpbench.engines.recorder import Recorder, Single, Steps, record
-from mlpbench.errors import InputError, choose
-from mlpbench.workload.optimizers import NUM_KEPT
+from mlpbench.errors import InputError
+from mlpbench.workload import activations
+from mlpbench.workload.optimizers import OPTIMIZERS
 
 ENGINE = "fused_cuda"
-# The kernels' name of each. The tutorial's own activations are the same functions.
-ACTIVATIONS = {name: name for name in ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")}
-
-
-ACTIVATIONS |= {f"custom_{name}": name for name in ("relu", "tanh", "elu")}
-
-
+ACTIVATIONS = {name: entry.function for name, entry in activations.ACTIVATIONS.items() if entry.is_in_triton}
 Layer = tuple[Tensor, Tensor]  # weight and bias
 MOST_CLASSES = 256  # a program has all outputs of its samples in registers
 _MANY_PROGRAMS = 128  # an H100 has 132 multiprocessors; with fewer programs than that, smaller tiles are faster
@@ -158,8 +154,8 @@ class _Network(Recorder):
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
-        self.kinds = [choose(ACTIVATIONS, name, "activation of engine fused_cuda") for name in config.activations]
-        num_kept = choose(NUM_KEPT, config.optimizer, "optimizer of engine fused_cuda")
+        self.kinds = [supported(ENGINE, "activation", ACTIVATIONS, name) for name in config.activations]
+        num_kept = supported(ENGINE, "optimizer", OPTIMIZERS, config.optimizer).num_kept
         weights = self.parameters[::2]
         self.sizes = [weights[0].shape[-1], *(len(weight) for weight in weights)]
         if self.sizes[-1] > MOST_CLASSES:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mlpbench.machine.clock import clock
+from mlpbench.machine.clock import now
 from mlpbench.measuring import timing
 from mlpbench.records.kinds import Block
 
@@ -22,7 +22,7 @@ class RoundTimer:
     def __call__(self) -> float:
         """Seconds, once the device is done."""
         self.flush()
-        self._readings = (self._readings[1], clock())
+        self._readings = (self._readings[1], now())
         return self._readings[1]
 
     def follow(self, benchmark: Any, measurement_id: str, watch: timing.Watch, emit: Callable[[Block], None]) -> None:

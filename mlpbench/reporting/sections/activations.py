@@ -2,12 +2,12 @@
 
 from mlpbench.reporting import figures
 from mlpbench.reporting.section import Part, ReportData, Section
-from mlpbench.workload.activation_formulas import FORMULAS
+from mlpbench.workload.activations import ACTIVATIONS
 
 
 def make(_: ReportData) -> Part:
     """Make the section, which shows the same functions in every report."""
-    names = [name for name in FORMULAS if not name.startswith("custom_")]
+    names = [name for name, entry in ACTIVATIONS.items() if name == entry.function]
     section = Section(
         name="activation-functions",
         title="The activation functions",

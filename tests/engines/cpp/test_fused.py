@@ -111,11 +111,11 @@ def test_activations_and_derivatives_are_those_of_pytorch(name):
         one._model.linear1.weight.copy_(torch.tensor([[1.0], [0.0]]))
         one._model.linear1.bias.zero_()
     x = values[:, None]
-    expected = ACTIVATIONS[name]()(x.double())
+    expected = ACTIVATIONS[name].make()(x.double())
     torch.testing.assert_close(one.logits(x)[:, :1].double(), expected, rtol=1e-5, atol=3e-7)
 
     z = x.double().requires_grad_()
-    ACTIVATIONS[name]()(z).sum().backward()
+    ACTIVATIONS[name].make()(z).sum().backward()
     one.trace(x, torch.zeros(len(x), dtype=torch.int64))
     derivative = one._memory[0, "d"][: len(x), :1]
     torch.testing.assert_close(derivative.double(), z.grad, rtol=1e-5, atol=3e-7)

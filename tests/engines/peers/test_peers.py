@@ -25,7 +25,7 @@ from mlpbench.training.trainer import Trainer
 from mlpbench.workload import datasets
 from mlpbench.workload.activations import ACTIVATIONS
 from mlpbench.workload.digest import digest
-from mlpbench.workload.optimizers import OPTIMIZERS, USUAL_LR
+from mlpbench.workload.optimizers import OPTIMIZERS
 from tests.conformance import assert_same_training
 
 # In losses, and in the norm of each parameter, after 26 steps. Where a gradient is nothing but rounding, rounding is
@@ -101,8 +101,9 @@ def test_every_optimizer_learns_as_eager(config, engine, optimizer, weight_decay
     ):
         pytest.skip(f"{engine} does not claim it")
     if engine == "keras" and optimizer.startswith("adam"):
-        monkeypatch.setitem(OPTIMIZERS, optimizer, adding_epsilon_first(OPTIMIZERS[optimizer]))
-    lr = USUAL_LR.get(optimizer, config.lr)
+        kind = OPTIMIZERS[optimizer]
+        monkeypatch.setitem(OPTIMIZERS, optimizer, replace(kind, make=adding_epsilon_first(kind.make)))
+    lr = OPTIMIZERS[optimizer].lr(config.lr)
     assert_learns_as_eager(with_engine(config, engine, optimizer=optimizer, lr=lr, weight_decay=weight_decay))
 
 
@@ -128,7 +129,7 @@ def test_steps_agree_with_a_loop_written_by_hand(config, engine):
     trainer = Trainer(with_engine(config, engine, batch_size=123))
     trainer.use_threads()
     model = deepcopy(trainer.model)
-    optimizer = OPTIMIZERS["sgd"](model.parameters(), config)
+    optimizer = OPTIMIZERS["sgd"].make(model.parameters(), config)
     half = datasets.load("small").train
     for x, y in datasets.memory_batches(half.normalised(), half.labels, trainer.order(0), 123):
         optimizer.zero_grad()
