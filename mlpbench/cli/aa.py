@@ -7,8 +7,6 @@ from mlpbench.cli.pairs import PlanRequest, add_plan, measure
 from mlpbench.config import RunConfig, override
 from mlpbench.errors import InputError
 
-HELP = "compare this machine with itself: its noise floor and false alarms"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

@@ -9,8 +9,6 @@ from mlpbench.cli.pairs import PlanRequest, add_plan, measure
 from mlpbench.config import RunConfig, override
 from mlpbench.errors import InputError
 
-HELP = "compare two settings, environments, interpreters or commits, interleaved (A, B, B, A ...)"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

@@ -6,8 +6,6 @@ from pathlib import Path
 from mlpbench.cli.options import RESULTS
 from mlpbench.errors import InputError
 
-HELP = "accept results as this machine's baseline, or show what is accepted"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

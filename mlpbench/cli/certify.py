@@ -6,7 +6,6 @@ from pathlib import Path
 from mlpbench.cli.options import add_workload, positive, settings_of
 from mlpbench.config import RunConfig, override
 
-HELP = "record what a run computes, for another machine to verify"
 _NUM_STEPS = 600
 
 

@@ -2,8 +2,6 @@
 
 import argparse
 
-HELP = "is this machine fit to time on? exit code 1 if not"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from mlpbench.judging.evidence import Samples
     from mlpbench.judging.metrics import Benchmark
 
-HELP = "judge NEW against BASE; the exit code is the gate"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

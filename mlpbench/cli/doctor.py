@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlpbench.certifying.examination import Effect, Examination
 
-HELP = "do this machine's floating-point results match the reference, and which settings change them?"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

@@ -4,8 +4,6 @@ import argparse
 import dataclasses
 import json
 
-HELP = "print machine and stack as JSON"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

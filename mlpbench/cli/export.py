@@ -8,8 +8,6 @@ from pathlib import Path
 from mlpbench.cli.options import RESULTS
 from mlpbench.errors import InputError
 
-HELP = "write results in another tool's format"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

@@ -7,8 +7,6 @@ from mlpbench.cli.options import RESULTS, fraction
 from mlpbench.config import DEFAULT_TARGET
 from mlpbench.errors import InputError
 
-HELP = "make tables, figures, report.md and report.html of results"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

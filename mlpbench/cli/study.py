@@ -6,7 +6,6 @@ from mlpbench.cli.options import add_workload, fraction, positive, seeds, settin
 from mlpbench.config import DEFAULT_TARGET, override
 from mlpbench.errors import InputError, choose
 
-HELP = "train activations x optimizers x seeds"
 _AXES = {"activations": "--activations", "optimizer": "--optimizers", "seed": "--seeds"}
 
 

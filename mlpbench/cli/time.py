@@ -6,8 +6,6 @@ from mlpbench.cli.options import OPERATIONS_HELP, add_workload, positive, settin
 from mlpbench.config import Clock, Operation, RunConfig, override
 from mlpbench.errors import InputError, check_name, choose
 
-HELP = "time one operation here, settings interleaved"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

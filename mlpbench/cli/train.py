@@ -7,8 +7,6 @@ from mlpbench.cli.options import RESULTS, add_workload, settings_of
 from mlpbench.config import RunConfig, override
 from mlpbench.errors import InputError
 
-HELP = "train once; record the result and draw its loss and accuracy"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from mlpbench.certifying.certificate import Certificate
     from mlpbench.certifying.divergence import Divergence
 
-HELP = "run a certificate again and compare: exit code 0 equal, 1 diverged, 2 could not check"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""

@@ -18,7 +18,7 @@ from typing import Protocol, Self
 import torch
 
 from mlpbench.config import RunConfig, grid
-from mlpbench.errors import InputError
+from mlpbench.errors import InputError, choose
 from mlpbench.machine import environment
 from mlpbench.records.kinds import TrainResult
 from mlpbench.training import batched_seeds
@@ -44,7 +44,8 @@ class Study:
         configs = grid(self.base, seed=self.seeds, activations=self.activations, optimizer=self.optimizers)
         if not self.has_usual_lr:
             return configs
-        return [replace(config, lr=OPTIMIZERS[config.optimizer].lr(config.lr)) for config in configs]
+        kinds = {name: choose(OPTIMIZERS, name, "optimizer") for name in self.optimizers}
+        return [replace(config, lr=kinds[config.optimizer].lr(config.lr)) for config in configs]
 
 
 STUDIES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlpbench.cli.main import main
+from mlpbench.cli.main import VERBS, main
 from mlpbench.records import store
 from tests.paths import ROOT
 
@@ -23,7 +23,7 @@ def run(*arguments, **variables):
     )
 
 
-BAD_INPUT = {
+BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "unknown verb": (["nope"], "nope"),
     "no verb": ([], "VERB"),
     "unknown option": (["env", "--nope"], "--nope"),
@@ -58,8 +58,8 @@ BAD_INPUT = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "told"), BAD_INPUT.values(), ids=BAD_INPUT)
-def test_bad_input_gets_one_line_that_helps_and_exit_code_2(arguments, told, capsys, monkeypatch):
+@pytest.mark.parametrize(("arguments", "hint"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_gets_one_line_that_helps_and_exit_code_2(arguments, hint, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     try:
         code = main(arguments)
@@ -68,7 +68,7 @@ def test_bad_input_gets_one_line_that_helps_and_exit_code_2(arguments, told, cap
     output = capsys.readouterr()
     assert code == 2
     assert len(output.err.splitlines()) == 1
-    assert told in output.err
+    assert hint in output.err
     assert output.out == ""
 
 
@@ -154,10 +154,34 @@ def test_a_report_of_a_cut_file_is_made_of_the_rest_and_ends_with_2(tmp_path, ca
     assert path.read_bytes() == whole[:-30]
 
 
-def test_every_verb_has_help_and_stands_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
+def test_every_verb_is_a_module_and_stands_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listing = run("--help").stdout
-    for verb in ("env", "train", "study", "time", "report", "ab", "aa", "compare", "baseline", "check", "export"):
+    for verb in VERBS:
         assert f"mlpbench {verb}" in readme
         assert verb in listing
-        assert run(verb, "--help").returncode == 0
+    others = {"__init__", "main", "options", "command", "output", "gate", "pairs"}
+    assert {path.stem for path in (ROOT / "mlpbench" / "cli").glob("*.py")} == {*VERBS, *others}
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help_loads_no_heavy_library(verb):
+    arguments = [verb, "--help"] if verb else ["--help"]
+    code = (
+        f"import sys; from mlpbench.cli.main import main\n"
+        f"try:\n    main({arguments})\nfinally:\n    print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: mlpbench")
+    loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "argparse" in loaded
+    assert loaded & {"torch", "scipy", "pandas", "numpy", "sklearn", "matplotlib", "seaborn", "rich", "jinja2"} == set()
+
+
+def test_env_loads_torch_and_nothing_that_it_does_not_print():
+    code = "import sys; from mlpbench.cli.main import main; main(['env']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "torch" in loaded
+    assert loaded & {"scipy", "pandas", "sklearn", "torchvision", "matplotlib", "seaborn", "rich", "jinja2"} == set()
