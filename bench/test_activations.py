@@ -1,4 +1,4 @@
-"""What an activation costs in one training step, used in every hidden layer."""
+"""Time one training step with each activation, used in every hidden layer."""
 
 import pytest
 
@@ -6,5 +6,5 @@ from mlpbench.workload.activations import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_train_step(timed, activation, device):
-    timed("train_step", activations=(activation,), device=device)
+def test_train_step(time_operation, activation, device):
+    time_operation("train_step", activations=(activation,), device=device)

@@ -1,4 +1,4 @@
-"""Do other threads, vector levels and product kernels give the same bits? A certificate of each, for the report."""
+"""Make certificates with other thread counts, vector levels and product kernels; the report shows which bits are equal."""
 
 import pytest
 
@@ -13,7 +13,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("engine", ["eager", "compiled", "manual", "fused", "portable"])
-def test_first_steps(certified, suite, engine, setting, device):
+def test_first_steps(certify, suite, engine, setting, device):
     if suite.preset_name == "quick" and engine not in ("eager", "portable"):
-        pytest.skip("takes half a minute more: --preset default has it")
-    certified(**{"variables": {}, "engine": engine, "device": device} | SETTINGS[setting])
+        pytest.skip("takes half a minute more; measured with --preset default")
+    certify(**{"variables": {}, "engine": engine, "device": device} | SETTINGS[setting])

@@ -1,4 +1,4 @@
-"""A training step by three clocks: throughput, latency (waits after every step), and the device's own."""
+"""Time a training step by three clocks: throughput, latency (waits after every step), and the device's own."""
 
 import pytest
 
@@ -6,5 +6,5 @@ from mlpbench.config import Clock
 
 
 @pytest.mark.parametrize("clock", list(Clock))
-def test_train_step(timed, clock, device):
-    timed("train_step", clock=clock, device=device)
+def test_train_step(time_operation, clock, device):
+    time_operation("train_step", clock=clock, device=device)

@@ -1,10 +1,10 @@
-"""Does the same seed give the same bits again? Equal or the first difference: either is a result."""
+"""Train the same seed twice; equal bits or the first difference are both results."""
 
 import pytest
 
-from mlpbench.certifying.reruns import CHECKS
+from mlpbench.certifying.reruns import RERUNS
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_same_seed(checked, check, device):
-    checked(check, device=device)
+@pytest.mark.parametrize("name", RERUNS)
+def test_same_seed(rerun, name, device):
+    rerun(name, device=device)

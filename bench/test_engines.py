@@ -1,38 +1,39 @@
-"""How fast each engine trains: in turns, by batch and width, on each device; and what its first step costs."""
+"""Time the engines, interleaved, by batch size, width and device; and time their first step."""
 
 import pytest
 
 from mlpbench.engines.registry import ENGINES, PEERS
 
-USUAL, *OTHERS = SIZES = [(100, 150), (1000, 150), (100, 1024), (1000, 1024)]  # batch, width
+# Pairs of batch size and width, the usual one first.
+USUAL, *OTHERS = SIZES = [(100, 150), (1000, 150), (100, 1024), (1000, 1024)]
+QUICK = [name for name, engine in ENGINES.items() if not engine.is_slow]
 OURS = [name for name in ENGINES if name not in PEERS]
-FAST = ["eager", "manual", "fused", "cudagraph", "fused_cuda"]  # neither long to compile, nor slow
-LIVELY = [name for name in ENGINES if not name.startswith("portable")]  # an epoch takes no seconds
-BUILT = ["eager", "compiled", "fused", "cudagraph", "fused_cuda"]
-LATER = "takes long: --preset default has it"
+FAST = [name for name in OURS if name in QUICK and not ENGINES[name].is_slow_to_start]
+BUILT = ["eager", *(name for name in QUICK if ENGINES[name].is_built)]  # eager for comparison
+LATER = "takes long; measured with --preset default"
 
 
 @pytest.mark.parametrize(("batch_size", "width"), SIZES)
-def test_train_step(raced, suite, batch_size, width, device):
+def test_train_step(time_interleaved, suite, batch_size, width, device):
     is_quick = suite.preset_name == "quick"
     if is_quick and (batch_size, width) == SIZES[-1]:
         pytest.skip(LATER)
     sizes = (width,) * len(suite.base.hidden_sizes)
-    raced("train_step", FAST if is_quick else OURS, batch_size=batch_size, hidden_sizes=sizes, device=device)
+    time_interleaved("train_step", FAST if is_quick else OURS, batch_size=batch_size, hidden_sizes=sizes, device=device)
 
 
 @pytest.mark.parametrize(("batch_size", "width"), SIZES)
-def test_epoch(raced, suite, batch_size, width, device):
+def test_epoch(time_interleaved, suite, batch_size, width, device):
     is_other = (batch_size, width) in OTHERS
     if is_other and suite.preset_name == "quick":
         pytest.skip(LATER)
     sizes = (width,) * len(suite.base.hidden_sizes)
-    engines = {"quick": LIVELY, "default": FAST if is_other else list(ENGINES), "rigorous": list(ENGINES)}
-    raced("epoch", engines[suite.preset_name], batch_size=batch_size, hidden_sizes=sizes, device=device)
+    engines = {"quick": QUICK, "default": FAST if is_other else list(ENGINES), "rigorous": list(ENGINES)}
+    time_interleaved("epoch", engines[suite.preset_name], batch_size=batch_size, hidden_sizes=sizes, device=device)
 
 
 @pytest.mark.parametrize("engine", BUILT)
-def test_first_step(started, suite, engine, device):
+def test_first_step(time_first_step, suite, engine, device):
     if suite.preset_name == "quick":
         pytest.skip(LATER)
-    started(engine=engine, device=device)
+    time_first_step(engine=engine, device=device)

@@ -1,4 +1,4 @@
-"""What each part of a training step costs, on each device."""
+"""Time each part of a training step, on each device."""
 
 import pytest
 
@@ -6,5 +6,5 @@ OPERATIONS = ["forward", "backward", "forward_backward", "optimizer_step", "trai
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_operation(timed, operation, device):
-    timed(operation, device=device)
+def test_operation(time_operation, operation, device):
+    time_operation(operation, device=device)

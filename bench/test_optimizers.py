@@ -1,4 +1,4 @@
-"""What an optimizer costs in one training step: SGD, with momentum, Nesterov's, and the Adam family."""
+"""Time one training step with each optimizer: SGD, momentum, Nesterov's momentum, and the Adam family."""
 
 import pytest
 
@@ -6,5 +6,5 @@ from mlpbench.workload.optimizers import OPTIMIZERS
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_train_step(timed, suite, optimizer, device):
-    timed("train_step", optimizer=optimizer, lr=OPTIMIZERS[optimizer].lr(suite.base.lr), device=device)
+def test_train_step(time_operation, suite, optimizer, device):
+    time_operation("train_step", optimizer=optimizer, lr=OPTIMIZERS[optimizer].lr(suite.base.lr), device=device)

@@ -1,22 +1,23 @@
-"""Does a certificate of an x86-64 machine hold on aarch64?
+"""Test whether certificates of an x86-64 machine hold on emulated aarch64.
 
     python docs/evidence/aarch64.py WORK --out FOLDER
     python docs/evidence/aarch64.py WORK --out FOLDER --torch 2.10.0 2.15.0
 
-Makes certificates here: portable arithmetic with two optimizers, both engines in C++, and PyTorch's own for contrast.
-Verifies each with aarch64's Python and PyTorch, under qemu, as a processor that has NEON alone and as one that has SVE
-of 256 bits. Expected: portable is verified (exit code 0), eager diverges and names a stage (1). Else this script ends
-with 1. `fused` promises nothing between processors, but fuses multiply and add on both: it is verified, too.
+Make certificates here: portable arithmetic with two optimizers, both engines in C++, and PyTorch's own for contrast.
+Verify each under qemu, with Python and PyTorch for aarch64. qemu plays two processors: one with NEON alone, and one
+with SVE of 256 bits. Expected: portable is verified (exit code 0), eager diverges and names a stage (1). Otherwise this
+script ends with 1. `fused` promises nothing between processors. But it fuses multiply and add on both, so it is
+verified too.
 
-What it shows: PyTorch's build for aarch64, by that build's compiler, with its kernels and BLAS, makes the same bits in
-portable arithmetic. What it does not show: ARM silicon. qemu executes aarch64 code on an x86 processor; it rounds as
-the architecture says, and a processor with a defect of its own would not be found. Times mean nothing.
+This shows that PyTorch's build for aarch64, with its compiler, its kernels and its BLAS, makes the same bits in
+portable arithmetic. It does not show ARM silicon. qemu executes aarch64 code on an x86 processor, and rounds as the
+architecture says. A defect of a real processor would not be found. Times mean nothing.
 
-Needs `qemu-aarch64-static`, `debootstrap`, `uv` and a C++ compiler for aarch64, which the emulated Python calls;
-neither root rights nor a kernel that knows of qemu: packages are downloaded and unpacked, none is installed. Everything
-goes into WORK (1.2 GB) and FOLDER. The wheels of PyTorch for aarch64 on PyPI are for CPUs up to 2.10, and of 0.1 GB;
-later ones are for CUDA, with which WORK grows by 5.5 GB. What WORK has already is not fetched again. Compared again,
-without running anything:
+Needs `qemu-aarch64-static`, `debootstrap`, `uv` and a C++ compiler for aarch64, which the emulated Python calls. It
+needs neither root rights nor a kernel with support for qemu: packages are downloaded and unpacked, none is installed.
+Everything goes into WORK (1.2 GB) and FOLDER. Up to 2.10, PyTorch's wheels for aarch64 on PyPI are for CPUs, and have
+0.1 GB. Later ones are for CUDA; with them WORK grows by 5.5 GB. Nothing that is in WORK already is downloaded again. To
+compare again without running anything:
 
     mlpbench verify FOLDER/portable-sgd.x86_64.json FOLDER/portable-sgd.aarch64-neon-torch2.10.0.json
 """
@@ -33,16 +34,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PACKAGES = ["python3", "libgomp1", "libstdc++6"]  # beside Debian's smallest set, which has the C library
-REQUIREMENTS = ["torchvision", "numpy", "scikit-learn"]  # what certificates need; torchvision's version follows torch's
+# In addition to Debian's smallest set, which has the C library.
+PACKAGES = ["python3", "libgomp1", "libstdc++6"]
+# Certificates need these. The version of torchvision follows from that of torch.
+REQUIREMENTS = ["torchvision", "numpy", "scikit-learn"]
 COMPILER = "aarch64-linux-gnu-g++"
 INSTALL = {
     "qemu-aarch64-static": "apt-get install qemu-user-static",
     "debootstrap": "apt-get install debootstrap debian-archive-keyring",
     COMPILER: "apt-get install g++-aarch64-linux-gnu",
-    "uv": "pip install uv",  # pip itself judges what a wheel depends on by the machine that it runs on
+    # pip itself would choose the dependencies of a wheel for the machine that it runs on.
+    "uv": "pip install uv",
 }
-RUNS = {  # arguments of certify, and the exit code that verify should have
+# For each run the arguments of `certify`, and the exit code that `verify` should have.
+RUNS = {
     "portable-sgd": ([], 0),
     "portable-nesterov": (["--set", "optimizer=nesterov"], 0),
     "portable_fused-sgd": (["--engine", "portable_fused"], 0),
@@ -58,34 +63,38 @@ print(f"torch {torch.__version__}, BLAS {blas[1] if blas else '-'}, {torch.backe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processor:
-    """One that qemu plays."""
+    """Describe a processor that qemu plays."""
 
     qemu: str
-    model: str  # what certificates have for it
-    part: str  # ARM's number of the processor that PyTorch's own detection is to see
+    """The value of qemu's option `-cpu`."""
+    model: str
+    """The name in certificates."""
+    part: str
+    """ARM's number of the processor that PyTorch's own detection should see."""
 
 
 PROCESSORS = {
     "neon": Processor(qemu="neoverse-n1", model="QEMU Neoverse N1", part="0xd0c"),
-    # qemu 7.2 has no real processor of this width; this is all that it can do, and detection sees a Neoverse V1.
+    # qemu 7.2 has no real processor of this width. So this one has every feature that qemu knows, and detection sees a
+    # Neoverse V1.
     "sve": Processor(qemu="max,pauth-impdef=on,sve-default-vector-length=32", model="QEMU max, SVE256", part="0xd40"),
 }
 
 
 def tools() -> dict[str, str]:
-    """Where the programs are; ends if one is missing."""
+    """Return the path of each program that is needed; end if one is missing."""
     if platform.machine() != "x86_64":
         sys.exit(f"this compares x86-64 with aarch64, and this machine is {platform.machine()}")
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
-    found = {name: shutil.which(name, path=path) for name in INSTALL}
-    missing = [f"{name} is missing: {INSTALL[name]}" for name, place in found.items() if place is None]
+    programs = {name: shutil.which(name, path=path) for name in INSTALL}
+    missing = [f"{name} is missing: {INSTALL[name]}" for name, place in programs.items() if place is None]
     if missing:
         sys.exit("\n".join(missing))
-    return {name: place for name, place in found.items() if place}
+    return {name: place for name, place in programs.items() if place}
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, made if it is not there; one that was not finished is made again."""
+    """Return the folder; make it first if it is missing, or was not finished."""
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -96,7 +105,7 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def make_root(folder: Path, debootstrap: str, mirror: str) -> None:
-    """Debian 12 for arm64, unpacked; debootstrap finds what is needed, and checks signatures."""
+    """Download and unpack Debian 12 for arm64; debootstrap chooses the packages and checks signatures."""
     downloads = folder / "downloads"
     command = [debootstrap, "--arch=arm64", "--variant=minbase", f"--include={','.join(PACKAGES)}", "--download-only"]
     subprocess.run([*command, "bookworm", downloads, mirror], check=True, stdout=subprocess.DEVNULL)
@@ -106,18 +115,19 @@ def make_root(folder: Path, debootstrap: str, mirror: str) -> None:
 
 
 def make_site(folder: Path, uv: str, torch: str) -> None:
-    """PyTorch for aarch64 and what it needs, unpacked."""
+    """Download and unpack PyTorch for aarch64, with its dependencies."""
     command = [uv, "pip", "install", "--quiet", "--python", sys.executable, "--target", folder, "--only-binary=:all:"]
     command += ["--python-platform", "aarch64-manylinux_2_28", "--python-version", "3.11"]
-    command += ["--cache-dir", folder.parent / "cache"]  # on the same file system files are linked, not copied
+    # A cache on the same file system, where files are linked and not copied.
+    command += ["--cache-dir", folder.parent / "cache"]
     subprocess.run([*command, f"torch=={torch}", *REQUIREMENTS], check=True)
 
 
 def write_cpuinfo(root: Path, processor: Processor) -> None:
-    """What a program under qemu reads as /proc/cpuinfo.
+    """Write the file that a program under qemu reads as /proc/cpuinfo.
 
-    Without it that is the host's: certificates would have the x86 processor's name, and PyTorch 2.15 crashes while it
-    is imported (https://github.com/pytorch/cpuinfo/pull/398).
+    Without it the program reads the host's file. Then certificates would have the name of the x86 processor, and
+    PyTorch 2.15 crashes while it is imported (https://github.com/pytorch/cpuinfo/pull/398).
     """
     lines = {"model name": processor.model, "Features": "fp asimd", "CPU implementer": "0x41", "CPU architecture": "8"}
     lines |= {"CPU variant": "0x0", "CPU part": processor.part, "CPU revision": "1"}
@@ -126,14 +136,14 @@ def write_cpuinfo(root: Path, processor: Processor) -> None:
 
 
 def python_here(work: Path, *arguments: str | Path) -> int:
-    """This machine's Python, with this checkout."""
+    """Run this machine's Python with this checkout, and return the exit code."""
     paths = {"PYTHONPATH": str(CHECKOUT), "PYTHONPYCACHEPREFIX": str(work / "pycache")}
     return subprocess.run([sys.executable, *arguments], env=os.environ | paths, check=False).returncode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Emulated:
-    """Python for aarch64."""
+    """Describe a Python for aarch64."""
 
     qemu: str
     root: Path
@@ -141,13 +151,14 @@ class Emulated:
     processor: Processor
 
     def run(self, *arguments: str | Path) -> int:
-        """Run it; nothing of the host's variables is left that would choose x86 kernels."""
+        """Run it, and return the exit code. No variable of the host is left that would choose x86 kernels."""
         write_cpuinfo(self.root, self.processor)
         variables = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
         variables |= {
             "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(self.site)]),
             "PYTHONNOUSERSITE": "1",
-            "CXX": COMPILER,  # an x86-64 program, which qemu leaves to the kernel
+            # An x86-64 program, which qemu leaves to the kernel.
+            "CXX": COMPILER,
             "XDG_CACHE_HOME": str(self.root.parent / "built"),
             "PYTHONPYCACHEPREFIX": str(self.root.parent / "pycache"),
         }
@@ -156,13 +167,13 @@ class Emulated:
 
 
 def main() -> None:
-    """Make, verify, and say what was not as expected."""
+    """Make and verify the certificates, and print every result that was not expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for all that is downloaded and unpacked")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where certificates go")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--torch", nargs="+", default=["2.10.0"], metavar="VERSION", help="default: 2.10.0")
-    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="Debian's packages come from here")
+    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="source of Debian's packages")
     parsed = parser.parse_args()
     programs, work, out = tools(), parsed.work.resolve(), parsed.out.resolve()
     version = subprocess.run([programs["qemu-aarch64-static"], "--version"], capture_output=True, text=True, check=True)
@@ -172,7 +183,7 @@ def main() -> None:
     for name, (arguments, _) in RUNS.items():
         certify = ["-m", "mlpbench", "certify", out / f"{name}.x86_64.json", "--steps", str(parsed.steps), *arguments]
         if python_here(work, *certify):
-            sys.exit(f"{name}: no certificate")
+            sys.exit(f"{name}: certify failed, so there is no certificate")
     unexpected = []
     for torch in parsed.torch:
         site = once(work / f"torch-{torch}", lambda folder, torch=torch: make_site(folder, programs["uv"], torch))

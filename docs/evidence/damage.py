@@ -1,10 +1,10 @@
-"""Does a damaged results file ever give a traceback, or a verdict from what was damaged?
+"""Damage results files, and check that none gives a traceback, or a verdict from a damaged record.
 
-    python docs/evidence/damage.py --files 10000
+    PYTHONPATH=. python docs/evidence/damage.py --files 10000
 
-Mutates NEW of a comparison: bytes changed, inserted, deleted; lines cut, doubled, swapped; digits changed; the schema's
-number changed; values replaced in the JSON. `mlpbench compare` must end with a documented exit code and lines without a
-traceback, and every process behind a verdict must be one of the undamaged file, with the very same blocks.
+Change NEW of a comparison: change, insert and delete bytes; cut, double and swap lines; change digits and the number of
+the schema; replace values in the JSON. `mlpbench compare` must end with a documented exit code and without a traceback.
+Every process behind a verdict must be one of the undamaged file, with exactly the same blocks.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mlpbench.cli.main import main as mlpbench
 from mlpbench.errors import InputError
-from mlpbench.judging.evidence import samples
+from mlpbench.judging.evidence import collect
 from mlpbench.records import store
 from mlpbench.records.codec import encode
 from tests.strategies import replicated
@@ -28,7 +28,7 @@ STEADY = [[1.0, 1.01, 0.99], [1.01, 1.0, 1.02], [0.99, 1.0, 0.98]]
 
 
 def original(factor: float) -> bytes:
-    """A file of two benchmarks in three processes."""
+    """Return the content of a file of two benchmarks in three processes."""
     records = [
         *replicated([[t * factor for t in times] for times in STEADY], control_ms=[0.5] * 3),
         *replicated([[t * factor for t in times] for times in STEADY], run="f", operation="forward"),
@@ -37,7 +37,7 @@ def original(factor: float) -> bytes:
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """The content with one to four things done to it."""
+    """Return the content, damaged in one to four ways."""
     for _ in range(chance.randint(1, 4)):
         place = chance.randrange(max(len(content), 1))
         lines = content.split(b"\n")
@@ -72,7 +72,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 
 def edited(lines: list[bytes], chance: random.Random) -> bytes:
-    """A value of one record replaced by something else, as an editor or another program would."""
+    """Replace a value of one record by something else, as an editor or another program would."""
     place = chance.randrange(len(lines))
     try:
         record = json.loads(lines[place])
@@ -85,7 +85,7 @@ def edited(lines: list[bytes], chance: random.Random) -> bytes:
 
 
 def main() -> None:
-    """Damage so many files."""
+    """Damage the asked number of files, and compare each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -96,19 +96,19 @@ def main() -> None:
         base, new = Path("base.jsonl"), Path("new.jsonl")
         base.write_bytes(original(1.0))
         new.write_bytes(original(1.2))
-        sound = {i: dict(s.processes) for i, s in samples(store.load([new])).items()}
-        whole = new.read_bytes()
+        undamaged = {benchmark: dict(e.processes) for benchmark, e in collect(store.load([new])).items()}
+        original_bytes = new.read_bytes()
         for number in range(parsed.files):
-            new.write_bytes(mutated(whole, chance))
+            new.write_bytes(mutated(original_bytes, chance))
             output = io.StringIO()
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 code = mlpbench(["compare", "base.jsonl", "new.jsonl", "--json", "verdicts.json"])
             assert code in (0, 1, 2, 4), (number, code)
             assert "Traceback" not in output.getvalue(), number
             with contextlib.suppress(InputError):
-                for identity, found in samples(store.load([new])).items():
-                    for key, sample in found.processes.items():
-                        assert sound[identity][key] == sample, (number, identity, key)
+                for benchmark, evidence in collect(store.load([new])).items():
+                    for key, process in evidence.processes.items():
+                        assert undamaged[benchmark][key] == process, (number, benchmark, key)
             codes[code] += 1
     print(f"{parsed.files} files: exit codes {dict(sorted(codes.items()))}; no traceback, no verdict from damage")
 

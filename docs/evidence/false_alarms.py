@@ -1,11 +1,12 @@
-"""How often does comparing a thing with itself end with `slower` or `faster`?
+"""Measure how often comparing unchanged code with itself ends with `slower` or `faster`.
 
-    python docs/evidence/false_alarms.py measure FOLDER --runs 22   # whole suites, one after the other
-    python docs/evidence/false_alarms.py judge FOLDER               # every two of them compared
+    python docs/evidence/false_alarms.py measure FOLDER --runs 22   # run the suite again and again
+    python docs/evidence/false_alarms.py judge FOLDER               # compare every two of the runs
 
 Each run is `pytest bench/ -k operations --preset default`: six benchmarks, 5 fresh processes of 10 blocks. Nothing
-changes between runs, so every `slower` and `faster` is false. The same recorded runs are judged by pytest-benchmark's
-own rule (`--benchmark-compare-fail=median:5%`, on the JSON that it wrote) and by a plain Mann-Whitney test on blocks.
+changes between runs, so every `slower` and `faster` is false. Two other rules judge the same recorded runs:
+pytest-benchmark's own (`--benchmark-compare-fail=median:5%`, on the JSON that it wrote), and a plain Mann-Whitney test
+on blocks.
 """
 
 import argparse
@@ -23,14 +24,15 @@ import numpy as np
 from pytest_benchmark.utils import PercentageRegressionCheck
 from scipy.stats import mannwhitneyu
 
-from mlpbench.judging.evidence import samples
-from mlpbench.judging.noise import as_samples
+from mlpbench.judging.evidence import collect
+from mlpbench.judging.metrics import Metric
+from mlpbench.judging.noise import as_evidence
 from mlpbench.judging.verdict import Margins, judge
 from mlpbench.records import store
 
 
 def measure(folder: Path, num_runs: int) -> None:
-    """Run the suite again and again; a run that is there already is kept."""
+    """Run the suite again and again; skip a run that is there already."""
     for number in range(num_runs):
         place = folder / f"run-{number:02}"
         if not (place / "benchmark.json").exists():
@@ -42,14 +44,14 @@ def measure(folder: Path, num_runs: int) -> None:
 
 
 def any_alarm_of_pytest_benchmark(base: dict, new: dict) -> bool:
-    """Whether its rule fails, for the runs in either order."""
+    """True if pytest-benchmark's rule fails for the two runs, in either order."""
     one, other = ({b["fullname"]: b["stats"] for b in run["benchmarks"]} for run in (base, new))
     check = PercentageRegressionCheck("median", 5)
     return any(check.fails(other[name], one[name]) or check.fails(one[name], other[name]) for name in one)
 
 
 def any_alarm_of_mann_whitney(base: dict, new: dict) -> bool:
-    """Whether any benchmark's blocks differ with p < .05, taken as independent."""
+    """True if the blocks of any benchmark differ with p < 0.05, taken as independent."""
 
     def blocks(side: dict) -> dict:
         return {i: [t for p in s.processes.values() for t in p.rounds.values()] for i, s in side.items()}
@@ -69,8 +71,8 @@ def main() -> None:
         measure(parsed.folder, parsed.runs)
         return
     folders = sorted(p.parent for p in parsed.folder.rglob("benchmark.json"))
-    runs = [samples(store.load([folder])) for folder in folders]
-    times = [{i: s for i, s in run.items() if i[0] == "seconds"} for run in runs]
+    runs = [collect(store.load([folder])) for folder in folders]
+    times = [{b: evidence for b, evidence in run.items() if b.metric == Metric.SECONDS} for run in runs]
     reports = [json.loads((folder / "benchmark.json").read_text()) for folder in folders]
     pairs = list(itertools.combinations(range(len(folders)), 2))
     judgements = [judge(times[i], times[j], Margins()) for i, j in pairs]
@@ -82,23 +84,24 @@ def main() -> None:
             any(c.verdict in ("slower", "faster") for c in j.comparisons) for j in without_control
         ],
         "pytest-benchmark, median:5%": [any_alarm_of_pytest_benchmark(reports[i], reports[j]) for i, j in pairs],
-        "Mann-Whitney on blocks, p < .05": [any_alarm_of_mann_whitney(times[i], times[j]) for i, j in pairs],
+        "Mann-Whitney on blocks, p < 0.05": [any_alarm_of_mann_whitney(times[i], times[j]) for i, j in pairs],
     }
     print(f"{len(folders)} suite runs, {len(pairs)} comparisons of two, {len(verdicts[0])} benchmarks in each")
-    for name, alarms in rules.items():  # no intervals: the comparisons share their runs
+    # No intervals, because the comparisons share their runs.
+    for name, alarms in rules.items():
         print(f"| {name} | {sum(alarms)} of {len(alarms)} | {sum(alarms) / len(alarms):.1%} |")
     print(resampled(times))
-    everything = list(itertools.chain(*verdicts))
-    print({v: everything.count(v) for v in sorted(set(everything))})
+    all_verdicts = list(itertools.chain(*verdicts))
+    print({str(v): all_verdicts.count(v) for v in sorted(set(all_verdicts))})
     ratios = [abs(math.log(c.ratio)) for j in judgements for c in j.comparisons]
-    found = [math.log(c.detectable_ratio) for j in judgements for c in j.comparisons]
+    detectable = [math.log(c.detectable_ratio) for j in judgements for c in j.comparisons]
     with contextlib.suppress(IndexError):
         print(f"ratios: median distance from 1 {np.median(ratios):.1%}, largest {max(ratios):.1%}")
-        print(f"smallest change found 4 times of 5: median {np.median(found):.1%}")
+        print(f"smallest detectable change (found 4 times out of 5): median {np.median(detectable):.1%}")
 
 
 def resampled(runs: list[dict], count: int = 2000) -> str:
-    """The same for windows of 5 successive processes that begin anywhere, also across the ends of the runs."""
+    """Count false alarms for windows of 5 successive processes, which begin anywhere, also across the ends of runs."""
     processes = [
         {i: s.processes[key] for i, s in run.items()} for run in runs for key in next(iter(run.values())).processes
     ]
@@ -106,7 +109,7 @@ def resampled(runs: list[dict], count: int = 2000) -> str:
     pairs = [(i, j) for i, j in itertools.combinations(starts, 2) if j - i >= 5]
     alarms = 0
     for one, other in random.Random(0).sample(pairs, min(count, len(pairs))):
-        base, new = (as_samples(processes[first : first + 5]) for first in (one, other))
+        base, new = (as_evidence(processes[first : first + 5]) for first in (one, other))
         alarms += any(c.verdict in ("slower", "faster") for c in judge(base, new, Margins()).comparisons)
     return f"windows of 5 processes: {alarms} of {min(count, len(pairs))}"
 

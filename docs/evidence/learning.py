@@ -1,9 +1,9 @@
-"""Does the portable arithmetic learn as float32 does? MNIST, from the same initial parameters in the same order.
+"""Test whether the portable arithmetic learns as float32 does, on MNIST.
 
     python docs/evidence/learning.py [--data DIR]
 
-One epoch of SGD and three of Nesterov, seeds 0 to 2, by engine=portable and by PyTorch's own float32 that is given the
-portable initial parameters and orders. Exit code 1 if a test accuracy differs by more than .003.
+Train one epoch of SGD and three of Nesterov, seeds 0 to 2, with engine=portable and with PyTorch's own float32. Both
+get the portable initial parameters and orders. Exit code 1 if a test accuracy differs by more than 0.003.
 """
 
 import argparse
@@ -20,7 +20,7 @@ MOST_APART = 0.003
 
 
 class SameDraws(Eager):
-    """PyTorch's float32 from portable draws."""
+    """Train in PyTorch's float32, from the initial parameters and orders of `portable`."""
 
     draw_parameters = Portable.draw_parameters
     batch_order = Portable.batch_order
@@ -29,7 +29,7 @@ class SameDraws(Eager):
 def main() -> int:
     """Train both ways, and print a row for each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="where MNIST is (else $MLPBENCH_DATA)")
+    parser.add_argument("--data", help="folder of MNIST (default: $MLPBENCH_DATA)")
     parsed = parser.parse_args()
     if parsed.data:
         os.environ["MLPBENCH_DATA"] = parsed.data

@@ -1,12 +1,12 @@
-"""How small a slowdown does `mlpbench ab` find, how often, and in what time?
+"""Measure how often `mlpbench ab` finds a slowdown of a known size, and in what time.
 
     python docs/evidence/power.py measure FOLDER --repeats 10 [--slowdowns 0 1 3 5 10] [--neighbour] [--threads 1]
     python docs/evidence/power.py judge FOLDER
 
-Run from a clean clone. For each slowdown a commit is made in a copy of the clone, in which every training step is
-followed by waiting for that share of its own time; then `mlpbench ab --a commit=BASE --b commit=SLOW` compares the two
-in the real way: two worktrees, fresh processes, turns. `--neighbour` keeps one core busy meanwhile; `--threads`
-is the number that the training uses.
+Run this in a clean clone. It makes a commit for each slowdown, in a copy of the clone. In that commit every training
+step is followed by waiting for that share of its own time. Then `mlpbench ab --a commit=BASE --b commit=SLOW` compares
+the two as a user would: two worktrees, fresh processes, interleaved. `--neighbour` keeps one core busy meanwhile.
+`--threads` is the thread count of the training.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlpbench.judging import statistics as stats
-from mlpbench.judging.evidence import Samples, sides
+from mlpbench.judging.evidence import Evidence, sides
+from mlpbench.judging.metrics import Benchmark, Metric
 from mlpbench.judging.verdict import ALPHA, Margins, judge, looks
 from mlpbench.records import store
 
@@ -36,28 +37,28 @@ DELAY = """
 
 
 def make_commits(clone: Path, percents: list[int]) -> dict[int, str]:
-    """A commit for each slowdown, on top of the clone's own; 0 adds the clock's calls and no wait."""
-    engines = clone / "mlpbench" / "engines" / "eager.py"
-    original = engines.read_text()
+    """Make a commit for each slowdown, on top of the clone's own; 0 adds the calls of the clock, but no wait."""
+    path = clone / "mlpbench" / "engines" / "eager.py"
+    original = path.read_text()
     commits = {}
     for percent in percents:
         changed = original.replace("import torch\n", "import time\n\nimport torch\n", 1)
         changed = changed.replace(FIRST, f"        start = time.perf_counter()\n{FIRST}", 1)
         changed = changed.replace(RETURN, DELAY.format(share=percent / 100) + RETURN, 1)
         is_known = changed.count("time.perf_counter") == 3 and "import time\n" in changed
-        assert is_known, "eager.py is not as this script knows it"
-        engines.write_text(changed)
+        assert is_known, "eager.py has changed; adapt FIRST and RETURN of this script to it"
+        path.write_text(changed)
         git = ["git", "-C", str(clone), "-c", "user.name=power", "-c", "user.email=power@localhost"]
         subprocess.run([*git, "commit", "-qam", f"slower by {percent} %", "--allow-empty"], check=True)
         done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         commits[percent] = done.stdout.strip()
-        engines.write_text(original)
+        path.write_text(original)
     return commits
 
 
 @contextlib.contextmanager
 def neighbour(*, is_there: bool) -> Iterator[None]:
-    """A process that computes on one core without end."""
+    """Keep one core busy with another process, if asked to."""
     if not is_there:
         yield
         return
@@ -69,20 +70,21 @@ def neighbour(*, is_there: bool) -> Iterator[None]:
 
 
 def measure(folder: Path, percents: list[int], repeats: int, *, has_neighbour: bool, threads: int | None) -> None:
-    """One comparison after the other, the slowdowns in an order drawn anew each time; 0 is the base of all."""
+    """Run one comparison after the other, the slowdowns in a new random order each time; 0 is the base of all."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, neighbour(is_there=has_neighbour):
         clone = Path(place) / "clone"
         subprocess.run(["git", "clone", "-q", ".", str(clone)], check=True)
         commits = make_commits(clone, sorted({0, *percents}))
-        again = make_commits(clone, [0])  # another commit of the same speed, so that 0 is a comparison too
+        # Another commit of the same speed, so that 0 is a comparison too.
+        unchanged = make_commits(clone, [0])[0]
         for repeat in range(repeats):
             for percent in random.sample(percents, len(percents)):
                 how = f"{threads or 'all'}{'-busy' if has_neighbour else ''}"
                 verdict = folder / f"{percent:02}-{repeat:03}-{how}.json"
                 if verdict.exists():
                     continue
-                new = commits[percent] if percent else again[0]
+                new = commits[percent] if percent else unchanged
                 command = [
                     sys.executable,
                     "-m",
@@ -102,31 +104,31 @@ def measure(folder: Path, percents: list[int], repeats: int, *, has_neighbour: b
                 plan_id = newest.stem.rsplit("-", 1)[1]
                 content = json.loads(verdict.read_text()) | {"wall_s": wall_s, "plan": plan_id}
                 verdict.write_text(json.dumps(content, indent=1) + "\n")
-                (one,) = content["comparisons"]
-                interval = f"{one['low_ratio']:.4f}-{one['high_ratio']:.4f}"
-                told = f"{one['verdict']} {one['ratio']:.4f} ({interval}) {content['wall_s']:.0f} s"
-                print(f"{verdict.stem}: {told}", flush=True)
+                (comparison,) = content["comparisons"]
+                interval = f"{comparison['low_ratio']:.4f} to {comparison['high_ratio']:.4f}"
+                summary = f"{comparison['verdict']} {comparison['ratio']:.4f} ({interval}) {wall_s:.0f} s"
+                print(f"{verdict.stem}: {summary}", flush=True)
 
 
 def table(folder: Path) -> None:
-    """The table."""
+    """Print a row for each slowdown, and the resampled shares."""
     print(
         "| slowdown | threads, neighbour | found | `faster` | ratio, median | pairs, median | seconds, median; most |"
     )
     print("|---|---|---|---|---|---|---|")
     for how, percent in sorted({(p.stem.split("-", 2)[2], p.stem[:2]) for p in folder.glob("*.json")}):
-        found = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{percent}-???-{how}.json"))]
-        ones = [content["comparisons"][0] for content in found]
-        verdicts = [one["verdict"] for one in ones]
+        contents = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{percent}-???-{how}.json"))]
+        comparisons = [content["comparisons"][0] for content in contents]
+        verdicts = [comparison["verdict"] for comparison in comparisons]
         share = stats.share_interval(verdicts.count("slower"), len(verdicts))
-        walls = [content["wall_s"] for content in found]
+        walls = [content["wall_s"] for content in contents]
         row = [
             f"{int(percent)} %",
             how.replace("-busy", ", one core busy"),
-            f"{verdicts.count('slower')} of {len(found)} ({share.low:.0%}-{share.high:.0%})",
+            f"{verdicts.count('slower')} of {len(contents)} ({share.low:.0%} to {share.high:.0%})",
             str(verdicts.count("faster")),
-            f"{statistics.median(one['ratio'] for one in ones):.4f}",
-            f"{statistics.median(one['num_new'] for one in ones):.0f}",
+            f"{statistics.median(comparison['ratio'] for comparison in comparisons):.4f}",
+            f"{statistics.median(comparison['num_new'] for comparison in comparisons):.0f}",
             f"{statistics.median(walls):.0f}; {max(walls):.0f}",
         ]
         print(f"| {' | '.join(row)} |")
@@ -137,30 +139,34 @@ def table(folder: Path) -> None:
 
 
 def resampled(folder: Path, percent: str, how: str, count: int = 2000) -> str:
-    """What share of so many comparisons, put together from the recorded pairs, find the slowdown."""
+    """Count the verdicts of `count` comparisons that are put together from the recorded pairs."""
     base, new = {}, {}
     for path in sorted(folder.glob(f"{percent}-???-{how}.json")):
         plan_id = json.loads(path.read_text())["plan"]
         results = store.load(folder.glob(f"results/*/*-ab-{plan_id}.jsonl"))
         for side, of_side in zip((base, new), sides(results, results.plans[plan_id]), strict=True):
-            (found,) = of_side.values()
-            side.update({f"{plan_id} {pair}": sample for pair, sample in found.processes.items()})
+            (evidence,) = of_side.values()
+            side.update({f"{plan_id} {pair}": process for pair, process in evidence.processes.items()})
     draw = random.Random(0)
     verdicts = []
     pairs = sorted(base.keys() & new.keys())
     if len(pairs) < 24:
         return f"- {int(percent)} %, {how}: too few pairs ({len(pairs)})"
     for _ in range(count):
-        chosen = draw.sample(pairs, 12)
+        sample = draw.sample(pairs, 12)
         for reading in looks(12):
             both = [
-                {("seconds", "x"): Samples(environment={}, processes={p: side[p] for p in chosen[:reading]})}
+                {
+                    Benchmark(Metric.SECONDS, "x"): Evidence(
+                        environment={}, processes={p: side[p] for p in sample[:reading]}
+                    )
+                }
                 for side in (base, new)
             ]
-            (one,) = judge(*both, Margins(), is_paired=True, alpha=ALPHA / len(looks(12))).comparisons
-            if one.verdict != "inconclusive":
+            (comparison,) = judge(*both, Margins(), is_paired=True, alpha=ALPHA / len(looks(12))).comparisons
+            if comparison.verdict != "inconclusive":
                 break
-        verdicts.append(one.verdict)
+        verdicts.append(comparison.verdict)
     shares = ", ".join(f"{verdicts.count(v) / count:.1%} {v}" for v in ("slower", "faster", "same", "inconclusive"))
     return f"- {int(percent)} %, {how}: {len(pairs)} pairs, {count} draws: {shares}"
 

@@ -1,10 +1,10 @@
-"""Are the C++ engines clean under the address and undefined-behaviour sanitizers?
+"""Run the C++ engines under the address and undefined-behaviour sanitizers.
 
     python docs/evidence/sanitize.py [--levels default avx2 avx512]
 
-Runs the tests of both engines and the part of the conformance suite that trains by them, with libraries built with
--fsanitize=address,undefined, at each vector level of PyTorch's that this processor has. Whatever a sanitizer finds ends
-the process, and so fails the run. Needs GCC. Tests that build a library in another way of their own are left out.
+Run the tests of both engines, and the part of the conformance suite that trains with them. Their libraries are built
+with -fsanitize=address,undefined, once for each vector level of PyTorch that this processor has. A sanitizer that finds
+something ends the process, so the run fails. Needs GCC. Tests that build a library in their own way are left out.
 """
 
 import argparse
@@ -14,20 +14,20 @@ import subprocess
 import sys
 import tempfile
 
-TESTS = ("tests/test_fused.py", "tests/test_portable_fused.py", "tests/test_engines.py")
-CHOSEN = "(fused or test_portable_fused) and not mnist and not vector_lengths and not compiler"
+TESTS = ("tests/engines/cpp/test_fused.py", "tests/engines/portable/test_fused.py", "tests/engines/test_engines.py")
+CHOSEN = "fused and not mnist and not vector_lengths and not compiler"
 FLAGS = "-g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
 def main() -> int:
-    """Run the tests at each level; the largest exit code."""
+    """Run the tests at each level, and return the largest exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--levels", nargs="+", default=["default", "avx2", "avx512"])
     parsed = parser.parse_args()
     compiler = shutil.which("g++")
     if not compiler:
         parser.error("needs g++")
-    # The C++ library too: without it the sanitizer cannot pass on an exception of PyTorch's.
+    # The C++ library too: without it the sanitizer cannot pass on an exception of PyTorch.
     preloaded = [_find(compiler, name) for name in ("libasan.so", "libstdc++.so")]
     codes = []
     for level in parsed.levels:
@@ -36,7 +36,8 @@ def main() -> int:
                 "ATEN_CPU_CAPABILITY": level,
                 "CXX": f"{compiler} {FLAGS}",
                 "LD_PRELOAD": " ".join(preloaded),
-                "ASAN_OPTIONS": "detect_leaks=0",  # an interpreter never frees everything
+                # An interpreter never frees everything.
+                "ASAN_OPTIONS": "detect_leaks=0",
                 "XDG_CACHE_HOME": cache,
             }
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS, "-k", CHOSEN]

@@ -1,1 +1,1 @@
-"""Which bits a run computes, and where else they are the same."""
+"""Record the bits that a run computes, and check where else they are the same."""

@@ -1,4 +1,4 @@
-"""Make a certificate: run the first steps of a config, and keep digests of everything that they compute."""
+"""Make a certificate: run the first steps of a config, and store digests of everything that they compute."""
 
 import hashlib
 import math
@@ -34,43 +34,48 @@ from mlpbench.workload.digest import digest
 
 
 def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = None) -> Certificate:
-    """Train for `num_steps` whole batches from a fresh state, and keep what is needed to find the first difference.
+    """Train for `num_steps` whole batches from a fresh state, and store what is needed to find a first difference.
 
-    Every step's stages are digested. The first three steps, those whose number is a power of two, the last one and
-    `zoom` also keep values, `zoom` more of them.
+    The stages of every step are digested. Some steps also get sampled values: the first three, those whose number is a
+    power of two, the last one, and `zoom`. The step `zoom` gets more of them.
 
     Raises:
-        InputError: for a config that cannot run here, a `zoom` that is no step of the run, or a run whose numbers do
-            not stay finite where the engine promises bits.
+        InputError: if the config cannot run here, or if `zoom` is not a step of the run. Also if a value is not finite
+            and the engine promises bits.
     """
     if zoom is not None and not 0 <= zoom < num_steps:
         raise InputError(f"--zoom {zoom}: the run has the steps 0 to {num_steps - 1}")
     try:
         trainer = Trainer(config)
-    except (MemoryError, RuntimeError) as error:  # of PyTorch's allocator
-        raise InputError(f"{config} cannot be built here: {str(error).splitlines()[0]}") from None
+    # PyTorch's allocator raises a RuntimeError if the memory is too small.
+    except (MemoryError, RuntimeError) as error:
+        raise InputError(f"{config} cannot be built on this machine: {str(error).splitlines()[0]}") from None
     trainer.use_threads()
     before = list(_before(trainer, num_steps))
     steps, details = [], []
     for step in range(num_steps):
-        made = trainer.trace_step()
-        loss = made["loss"].item()
+        tensors = trainer.trace_step()
+        loss = tensors["loss"].item()
         trainer.engine.check(loss)
-        digests = [_digest(name, tensor) for name, tensor in made.items()]
-        whole = hashlib.sha256("".join(digests).encode()).hexdigest()
-        steps.append(f"{struct.pack('>d', loss).hex()} {whole[:STEP_HEX]} {''.join(d[:STAGE_HEX] for d in digests)}")
+        digests = [_digest(name, tensor) for name, tensor in tensors.items()]
+        step_digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+        steps.append(
+            f"{struct.pack('>d', loss).hex()} {step_digest[:STEP_HEX]} {''.join(d[:STAGE_HEX] for d in digests)}"
+        )
         if step < 3 or step.bit_count() == 1 or step in (num_steps - 1, zoom):
             details.append(
                 Detail(
                     step=step,
                     digests=tuple(d[:ENTRY_HEX] for d in digests),
-                    samples=tuple(_samples(t, NUM_ZOOMED if step == zoom else NUM_SAMPLES) for t in made.values()),
+                    samples=tuple(_samples(t, NUM_ZOOMED if step == zoom else NUM_SAMPLES) for t in tensors.values()),
                 )
             )
-    stages = tuple(Stage(name=name, dtype=_dtype(tensor), num_values=tensor.numel()) for name, tensor in made.items())
+    stages = tuple(
+        Stage(name=name, dtype=_dtype(tensor), num_values=tensor.numel()) for name, tensor in tensors.items()
+    )
     logits = trainer.logits()
-    for made_last in (logits, *trainer.model.parameters()):
-        trainer.engine.check(made_last.detach().abs().amax().item())
+    for result in (logits, *trainer.model.parameters()):
+        trainer.engine.check(result.detach().abs().amax().item())
     correct = (logits.argmax(1) == trainer.inputs["test labels"]).sum().item()
     return Certificate(
         format=FORMAT,
@@ -92,7 +97,7 @@ def certify(config: RunConfig, num_steps: int = NUM_STEPS, zoom: int | None = No
 
 
 def _before(trainer: Trainer, num_steps: int) -> Iterator[Entry]:
-    """What a run starts from: tables, data, initial parameters, and the order of every epoch that it reaches."""
+    """Yield the inputs of a run: tables, data, initial parameters, and the order of every epoch that it reaches."""
     for name, table in trainer.engine.tables().items():
         yield _entry(f"table {name}", table)
     for name, tensor in trainer.inputs.items():
@@ -119,10 +124,12 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _digest(stage: str, tensor: Tensor) -> str:
+    """Return the digest of a tensor without the name of its recipe."""
     return digest({stage: tensor}).removeprefix(f"{RECIPE}:")
 
 
 def _samples(tensor: Tensor, num_samples: int) -> str:
+    """Return the sampled values of a tensor, encoded."""
     flat = tensor.detach().flatten()
-    chosen = torch.from_numpy(positions(len(flat), num_samples)).to(flat.device)
-    return pack(flat[chosen].cpu().numpy().astype(np.float64))
+    indices = torch.from_numpy(positions(len(flat), num_samples)).to(flat.device)
+    return pack(flat[indices].cpu().numpy().astype(np.float64))

@@ -1,4 +1,4 @@
-"""Where two certificates of the same run first differ, and how far the runs drift apart."""
+"""Find the first stage in which two certificates of the same run differ, and measure how far the runs drift apart."""
 
 import math
 import struct
@@ -12,67 +12,84 @@ from mlpbench.certifying.certificate import STAGE_HEX, ULP_TYPES, Certificate, D
 from mlpbench.config import RunConfig, format_value
 from mlpbench.errors import InputError
 
-# What may differ between two certificates of the same run: how it was computed, not what.
-_HOW = ("device", "num_threads", "loader", "num_epochs")
+# Fields of the config that may differ between two certificates of the same run. They change how it is computed, or how
+# long it is, but not its values.
+_FREE_FIELDS = ("device", "num_threads", "loader", "num_epochs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Divergence:
-    """The first stage in which two certificates differ, and by how much at the values that both have of it."""
+    """Hold the first stage in which two certificates differ, and the size of the difference at its sampled values."""
 
     stage: str
-    num_samples: int  # values that both have; 0: the step has no details
-    num_different: int  # of those
-    max_abs: float | None  # None: nothing to compare, or equal where both have values
-    relative_norm: float | None  # norm of the difference over the norm of the first
-    ulps: int | None  # most steps between neighbouring numbers of the stage's type; of little meaning near zero
+    num_samples: int
+    """The number of sampled values that both certificates have; 0 if the step has no details."""
+    num_different: int
+    """The number of those that differ."""
+    max_abs: float | None
+    """The largest difference. None if there is nothing to compare, or if all sampled values are equal."""
+    relative_norm: float | None
+    """The norm of the difference over the norm of the first certificate's values."""
+    ulps: int | None
+    """The largest number of steps between neighbouring numbers of the stage's type; it means little near zero."""
 
 
 def first_divergence(one: Certificate, other: Certificate) -> Divergence | None:
-    """Where two certificates of the same run first differ, in the order of computing; None: nowhere.
+    """Return the first difference between two certificates, in the order of computing; None if they are equal.
 
-    A shorter one is compared as far as it goes.
+    Certificates of different lengths are compared over the steps that both have.
 
     Raises:
-        InputError: if they are not of the same run.
+        InputError: if they are from different runs.
     """
     check_same_run(one, other)
     details = [{detail.step: detail for detail in certificate.details} for certificate in (one, other)]
-    for ours, theirs in _once(one.before, other.before):
+    for ours, theirs in _common_entries(one.before, other.before):
         if ours.digest != theirs.digest:
             return _divergence(ours.stage, ours.dtype, ours.samples, theirs.samples)
     for step, lines in enumerate(zip(one.steps, other.steps, strict=False)):
-        found = _in_step(one, step, lines, [of.get(step) for of in details])
-        if found:
-            return found
-    for ours, theirs in _once(one.after, other.after):
+        divergence = _in_step(one, step, lines, [by_step.get(step) for by_step in details])
+        if divergence:
+            return divergence
+    for ours, theirs in _common_entries(one.after, other.after):
         if one.num_steps == other.num_steps and ours.digest != theirs.digest:
             return _divergence(ours.stage, ours.dtype, ours.samples, theirs.samples)
     return None
 
 
 def check_same_run(one: Certificate, other: Certificate) -> None:
-    """See that two certificates can be compared.
+    """Check that two certificates can be compared.
 
     Raises:
-        InputError: if they are not of the same run.
+        InputError: if they are from different runs.
     """
+    is_engine_free = one.arithmetic == other.arithmetic != "PyTorch"
     for f in fields(RunConfig):
         ours, theirs = getattr(one.config, f.name), getattr(other.config, f.name)
-        is_how = f.name in _HOW or (f.name == "engine" and one.arithmetic == other.arithmetic != "PyTorch")
-        if not is_how and ours != theirs:
-            raise InputError(f"these are not of the same run: {f.name} {format_value(ours)} and {format_value(theirs)}")
+        if ours == theirs or f.name in _FREE_FIELDS or (f.name == "engine" and is_engine_free):
+            continue
+        if f.name == "engine":
+            raise InputError(f"cannot compare: the certificates use different engines ({ours}, {theirs})")
+        raise InputError(
+            f"cannot compare: the certificates are from different runs "
+            f"({f.name} {format_value(ours)} vs {format_value(theirs)})"
+        )
     for name in ("arithmetic", "bits"):
         ours, theirs = getattr(one, name), getattr(other, name)
         if ours != theirs:
-            raise InputError(f"these cannot be compared: {name} {ours} and {theirs}")
-    lacking = set(_shapes(one)) ^ set(_shapes(other))
-    if lacking:
-        raise InputError(f"these cannot be compared: one lacks the stage {min(lacking)[0]!r}, or has it otherwise")
+            raise InputError(f"cannot compare: the certificates differ in {name} ({ours} vs {theirs})")
+    unmatched = set(_shapes(one)) ^ set(_shapes(other))
+    if unmatched:
+        raise InputError(
+            f"cannot compare: only one certificate has the stage {min(unmatched)[0]!r} in that dtype and size"
+        )
 
 
 def _shapes(certificate: Certificate) -> list[tuple[str, str, int]]:
-    """Name, type and size of every stage but the orders of epochs after the first, of which a longer run has more."""
+    """Return name, dtype and size of every stage.
+
+    The orders of later epochs are left out, because a longer run has more of them.
+    """
     later = [f"order of epoch {epoch}" for epoch in range(1, certificate.num_steps)]
     once = [(e.stage, e.dtype, e.num_values) for e in (*certificate.before, *certificate.after)]
     return [shape for shape in once if shape[0] not in later] + [
@@ -80,14 +97,14 @@ def _shapes(certificate: Certificate) -> list[tuple[str, str, int]]:
     ]
 
 
-def _once(ours: Iterable[Entry], theirs: Iterable[Entry]) -> Iterator[tuple[Entry, Entry]]:
-    """Entries of one name; a longer run has the orders of more epochs."""
+def _common_entries(ours: Iterable[Entry], theirs: Iterable[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    """Pair the entries of equal names; a longer run has the orders of more epochs."""
     by_stage = {entry.stage: entry for entry in theirs}
     return ((entry, by_stage[entry.stage]) for entry in ours if entry.stage in by_stage)
 
 
 def _in_step(one: Certificate, step: int, lines: Sequence[str], details: Sequence[Detail | None]) -> Divergence | None:
-    """The first stage of a step that differs, by its line and, where both have them, its details."""
+    """Return the first stage of a step that differs, by its line and, where both have them, its details."""
     ours, theirs = details
     if lines[0] == lines[1] and not (ours and theirs and ours.digests != theirs.digests):
         return None
@@ -96,21 +113,23 @@ def _in_step(one: Certificate, step: int, lines: Sequence[str], details: Sequenc
         digits = slice(STAGE_HEX * index, STAGE_HEX * (index + 1))
         differs = digests[0][digits] != digests[1][digits]
         if differs or (ours and theirs and ours.digests[index] != theirs.digests[index]):
-            samples = [detail.samples[index] if detail else "" for detail in details]
-            return _divergence(f"step {step} {stage.name}", stage.dtype, *samples)
+            values = [detail.samples[index] if detail else "" for detail in details]
+            return _divergence(f"step {step} {stage.name}", stage.dtype, *values)
     return _divergence(f"step {step}", "float64", "", "")
 
 
 def _divergence(stage: str, dtype: str, ours: str, theirs: str) -> Divergence:
-    """The sizes of a difference, by the samples of both sides; there may be none."""
-    nothing = {"max_abs": None, "relative_norm": None, "ulps": None}
+    """Return the size of a difference, from the sampled values of both sides, which may be empty."""
+    no_sizes = {"max_abs": None, "relative_norm": None, "ulps": None}
     a, b = unpack(ours), unpack(theirs)
-    if len(a) != len(b):  # one has no details of the step, or zoomed in on it
-        return Divergence(stage=stage, num_samples=0, num_different=0, **nothing)
+    # The lengths differ if one has no details of the step, or zoomed in on it.
+    if len(a) != len(b):
+        return Divergence(stage=stage, num_samples=0, num_different=0, **no_sizes)
     different = a.view(np.int64) != b.view(np.int64)
     if not different.any():
-        return Divergence(stage=stage, num_samples=len(a), num_different=0, **nothing)
-    with np.errstate(all="ignore"):  # a run that diverged has infinities
+        return Divergence(stage=stage, num_samples=len(a), num_different=0, **no_sizes)
+    # A run whose training diverged has infinities.
+    with np.errstate(all="ignore"):
         distance = np.abs(a - b)
         norm = float(np.linalg.norm(a))
         return Divergence(
@@ -124,10 +143,10 @@ def _divergence(stage: str, dtype: str, ours: str, theirs: str) -> Divergence:
 
 
 def _ordered(values: NDArray[np.float64], dtype: str) -> list[int]:
-    """Whole numbers in the order of the values, neighbours one apart."""
-    floating, whole = ULP_TYPES[dtype]
-    bits = values.astype(floating).view(whole).astype(object)
-    lowest = -(2 ** (8 * np.dtype(whole).itemsize - 1))
+    """Map values to integers in the same order, so that neighbouring numbers of the type differ by one."""
+    floating, integer = ULP_TYPES[dtype]
+    bits = values.astype(floating).view(integer).astype(object)
+    lowest = -(2 ** (8 * np.dtype(integer).itemsize - 1))
     return [int(b) if b >= 0 else lowest - int(b) for b in bits]
 
 
@@ -136,39 +155,40 @@ def _ordered(values: NDArray[np.float64], dtype: str) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drift:
-    """How far two runs are apart after a step, over the sampled parameters."""
+    """Hold the distance of two runs after a step, over the sampled values of the parameters."""
 
     step: int
     relative_norm: float
-    loss: float  # difference, in nats per sample
+    loss: float
+    """The difference of the losses, in nats per sample."""
 
 
 def drift(one: Certificate, other: Certificate) -> list[Drift]:
-    """How far two certificates of the same run are apart at the steps of which both have details.
+    """Measure how far two certificates of the same run are apart, at the steps of which both have details.
 
     Raises:
-        InputError: if they are not of the same run.
+        InputError: if they are from different runs.
     """
     check_same_run(one, other)
     theirs = {detail.step: detail for detail in other.details}
     updates = [index for index, stage in enumerate(one.stages) if stage.name.startswith("update ")]
-    made: list[Drift] = []
+    distances: list[Drift] = []
     if not updates:
-        return made
+        return distances
     for detail in one.details:
         if detail.step not in theirs:
             continue
-        a, b = ([unpack(of.samples[index]) for index in updates] for of in (detail, theirs[detail.step]))
+        a, b = ([unpack(side.samples[index]) for index in updates] for side in (detail, theirs[detail.step]))
         if list(map(len, a)) != list(map(len, b)):
             continue
         first, second = np.concatenate(a), np.concatenate(b)
         norm = float(np.linalg.norm(first))
         losses = [struct.unpack(">d", bytes.fromhex(c.steps[detail.step][:16]))[0] for c in (one, other)]
-        made.append(
+        distances.append(
             Drift(
                 step=detail.step,
                 relative_norm=float(np.linalg.norm(first - second)) / norm if norm else 0.0,
                 loss=losses[1] - losses[0],
             )
         )
-    return made
+    return distances

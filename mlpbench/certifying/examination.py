@@ -1,4 +1,4 @@
-"""What was found out about this machine's bits, and what follows from it."""
+"""Compare the readings of this machine with the reference table, and name the consequences."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,91 +6,115 @@ from typing import Any
 
 from mlpbench.certifying.probes import PROBES, STAGES
 
-Digests = Mapping[str, str]  # by reading, such as `exp float32`
-UNAVAILABLE = "not available"  # in place of a digest
+Digests = Mapping[str, str]
+"""Digests by reading, such as `exp float32`."""
+UNAVAILABLE = "not available"
+"""The text in place of a digest, if this PyTorch cannot run the operation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """Digests on one thread, and on several."""
+    """Hold the digests of one process."""
 
-    one: Digests
-    many: Digests
+    one_thread: Digests
+    several_threads: Digests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceTable:
-    """The digests of one machine on one thread; of those under a setting, the ones that differ."""
+    """Hold the digests of the reference machine, on one thread."""
 
     environment: Mapping[str, Any]
     digests: Digests
-    under: Mapping[str, Digests]
+    by_setting: Mapping[str, Digests]
+    """For each setting the digests that it changes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examination:
-    """All that was found out about this machine."""
+    """Hold everything that was measured on this machine."""
 
     table: ReferenceTable
-    num_threads: int  # of the readings on several
-    answers: Mapping[str, bool]  # by part: whether the known answer of portable/1 comes out
-    here: Reading  # as it is
-    under: Mapping[str, Reading]  # by setting; empty if that was not asked for
+    num_threads: int
+    """The thread count of the readings on several threads."""
+    answers: Mapping[str, bool]
+    """For each part of portable/1: True if its known answer is correct here."""
+    here: Reading
+    """The reading without any setting."""
+    by_setting: Mapping[str, Reading]
+    """The readings under each setting; empty if no setting was examined."""
 
 
 def differing(one: Digests, other: Digests) -> list[str]:
-    """The readings whose bits differ, of those that both have."""
+    """Return the readings whose bits differ, among those that both have."""
     both = [name for name in one if name in other and UNAVAILABLE not in (one[name], other[name])]
     return [name for name in both if one[name] != other[name]]
 
 
 def of_kind(kind: str, readings: Iterable[str]) -> list[str]:
-    """Those of one kind, in the order of the probes."""
-    wanted = set(readings)
-    named = [reading for name, probe in PROBES.items() if probe.kind == kind for reading in probe.readings(name)]
-    return [reading for reading in named if reading in wanted]
+    """Return the readings of one kind, in the order of the probes."""
+    names = set(readings)
+    of_probes = [reading for name, probe in PROBES.items() if probe.kind == kind for reading in probe.readings(name)]
+    return [reading for reading in of_probes if reading in names]
 
 
-def defects(found: Examination) -> list[str]:
-    """Known answers that do not come out, and readings that differ from the table though there is one right answer."""
-    readings = (found.here, *found.under.values())
-    wrong = [name for r in readings for of in (r.one, r.many) for name in differing(found.table.digests, of)]
-    answers = [f"known answer of {part}" for part, is_right in found.answers.items() if not is_right]
-    return answers + of_kind("exact", wrong)
+def defects(examination: Examination) -> list[str]:
+    """Return the wrong known answers, and the exact operations whose bits differ from the table."""
+    readings = (examination.here, *examination.by_setting.values())
+    different = [
+        name
+        for reading in readings
+        for digests in (reading.one_thread, reading.several_threads)
+        for name in differing(examination.table.digests, digests)
+    ]
+    answers = [f"known answer of {part}" for part, is_right in examination.answers.items() if not is_right]
+    return answers + of_kind("exact", different)
 
 
 def first_stage(readings: Iterable[str]) -> str | None:
-    """Where a default run first meets one of these; None if it does not."""
-    met = {reading.removesuffix(" float32") for reading in readings}
-    return next((stage for stage, names in STAGES.items() if met.intersection(names)), None)
+    """Return the stage in which a default run first uses one of these readings; None if it uses none."""
+    operations = {reading.removesuffix(" float32") for reading in readings}
+    return next((stage for stage, names in STAGES.items() if operations.intersection(names)), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """What a setting changes: names of readings, and the stages of a default run."""
+    """Hold the effect of a setting on the readings, and on a default run."""
 
-    steadied: list[str]  # no longer depend on the number of threads
-    unsettled: list[str]  # now do
-    agreed: list[str]  # are now as on the table's machine under the same setting, on one thread
-    parted: list[str]  # no longer are
-    broken: list[str]  # have one right answer, and give another
-    stage_before: str | None  # of a default run: the first that depends on the number of threads
+    now_independent: list[str]
+    """Readings that no longer depend on the thread count."""
+    now_dependent: list[str]
+    """Readings that depend on the thread count only under the setting."""
+    now_equal: list[str]
+    """Readings, on one thread, that equal the reference machine's only if both use the setting."""
+    now_different: list[str]
+    """Readings, on one thread, that no longer equal the reference machine's."""
+    wrong: list[str]
+    """Exact operations whose result is wrong under the setting."""
+    stage_before: str | None
+    """The first stage of a default run that depends on the thread count without the setting."""
     stage: str | None
+    """The first stage of a default run that depends on the thread count under the setting."""
 
 
 def effect(setting: str, table: ReferenceTable, before: Reading, after: Reading) -> Effect:
-    """Compare the readings under a setting with those before."""
-    depended, depend = differing(before.one, before.many), differing(after.one, after.many)
-    apart = differing(table.digests, before.one)
-    there = {**table.digests, **table.under[setting]} if setting in table.under else {}
-    still = differing(there, after.one) if there else apart
-    wrong = [*differing(table.digests, after.one), *differing(table.digests, after.many)]
+    """Compare the readings under a setting with the readings without it."""
+    dependent_before = differing(before.one_thread, before.several_threads)
+    dependent = differing(after.one_thread, after.several_threads)
+    different_before = differing(table.digests, before.one_thread)
+    is_in_table = setting in table.by_setting
+    reference = {**table.digests, **table.by_setting[setting]} if is_in_table else {}
+    different = differing(reference, after.one_thread) if is_in_table else different_before
+    different_from_table = [
+        *differing(table.digests, after.one_thread),
+        *differing(table.digests, after.several_threads),
+    ]
     return Effect(
-        steadied=[name for name in depended if name not in depend],
-        unsettled=[name for name in depend if name not in depended],
-        agreed=[name for name in apart if name not in still],
-        parted=[name for name in still if name not in apart],
-        broken=of_kind("exact", wrong),
-        stage_before=first_stage(depended),
-        stage=first_stage(depend),
+        now_independent=[name for name in dependent_before if name not in dependent],
+        now_dependent=[name for name in dependent if name not in dependent_before],
+        now_equal=[name for name in different_before if name not in different],
+        now_different=[name for name in different if name not in different_before],
+        wrong=of_kind("exact", different_from_table),
+        stage_before=first_stage(dependent_before),
+        stage=first_stage(dependent),
     )

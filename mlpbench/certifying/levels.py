@@ -1,4 +1,4 @@
-"""How far the same bits reach: levels, each claimed only where two certificates of the same run were equal."""
+"""Judge how widely the same bits are reproduced: levels, each confirmed by equal certificates of the same run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -20,12 +20,15 @@ LEVELS = {
     7: "any world size",
 }
 
-# Variables by which a library takes other kernels.
+# Environment variables that make a library use other kernels.
 _KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 
 
 def environment_differences(one: Certificate, other: Certificate) -> dict[str, tuple[str, str]]:
-    """What differs between the machines and stacks of two certificates, by field; variables by their own names."""
+    """Return the differences between the machines and stacks of two certificates, by field.
+
+    Environment variables have their own names. A missing one is `-`.
+    """
     ours, theirs = surroundings(one), surroundings(other)
     return {
         name: (ours.get(name, "-"), theirs.get(name, "-"))
@@ -35,22 +38,26 @@ def environment_differences(one: Certificate, other: Certificate) -> dict[str, t
 
 
 def surroundings(certificate: Certificate) -> dict[str, str]:
-    """How a certificate was computed and on what, by field, `none` for what is not there; variables by their names."""
+    """Return the machine, the stack and the settings of a certificate, by field; an absent value is `none`.
+
+    Environment variables have their own names.
+    """
     environment = certificate.environment
-    found = {
+    machine = {
         f.name: format_value(getattr(environment, f.name))
         for f in fields(Environment)
         if f.name not in ("variables", "num_threads")
     }
     config = certificate.config
-    how = {"engine": config.engine, "device": config.device, "num_threads": str(certificate.num_threads)}
-    return found | how | dict(environment.variables)
+    settings = {"engine": config.engine, "device": config.device, "num_threads": str(certificate.num_threads)}
+    return machine | settings | dict(environment.variables)
 
 
-def axes(one: Certificate, other: Certificate) -> tuple[int, ...]:
-    """The levels that equality of these two speaks for: 1 on one machine, and one for each kind of difference.
+def confirmed_levels(one: Certificate, other: Certificate) -> tuple[int, ...]:
+    """Return the levels that are confirmed if these two certificates are equal.
 
-    Threads and vector levels say nothing of two runs on GPUs.
+    L1 is among them if both are of one machine. Each kind of difference between them adds its level. Thread counts and
+    vector levels do not count between two runs on GPUs.
     """
     differences = environment_differences(one, other)
     are_on_gpus = one.config.device == other.config.device == "cuda"
@@ -61,46 +68,52 @@ def axes(one: Certificate, other: Certificate) -> tuple[int, ...]:
         5: ("architecture",),
         6: ("device",),
     }
-    found = [level for level, names in fields_of.items() if any(name in differences for name in names)]
-    is_one_machine = one.environment.machine == other.environment.machine and 5 not in found
-    return (1, *found) if is_one_machine else tuple(found)
+    levels = [level for level, names in fields_of.items() if any(name in differences for name in names)]
+    is_one_machine = one.environment.machine == other.environment.machine and 5 not in levels
+    return (1, *levels) if is_one_machine else tuple(levels)
 
 
 def _refuted(one: Certificate, other: Certificate) -> int:
-    """The level that a difference between these two speaks against: the highest in which they differ.
+    """Return the level that is refuted if these two certificates differ: the highest level of their differences.
 
-    A variable by which a library takes other kernels may be the cause, though equality under it is no other processor.
-    So may be whatever else two machines differ in.
+    It is at least L3 if a variable made a library use other kernels, because these may be the cause. Equality with
+    other kernels does not confirm L3, because the processor is the same. It is also L3 if the machines differ only in
+    something that has no level.
     """
     differences = environment_differences(one, other)
-    levels = axes(one, other)
-    has_other_kernels = any(name in differences for name in _KERNELS) or not levels
-    return max(*levels, 3 if has_other_kernels else 1, 1)
+    levels = confirmed_levels(one, other)
+    may_use_other_kernels = any(name in differences for name in _KERNELS) or not levels
+    return max(*levels, 3 if may_use_other_kernels else 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """Two certificates of the same run, and where they first differ."""
+    """Hold two certificates of the same run, and their first difference."""
 
     one: Certificate
     other: Certificate
-    levels: tuple[int, ...]  # for which equality speaks
-    refuted: int  # the level that a difference speaks against
+    levels: tuple[int, ...]
+    """The levels that are confirmed if the two are equal."""
+    refuted: int
+    """The level that is refuted if the two differ."""
     divergence: Divergence | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rung:
-    """What is known about one level."""
+class LevelResult:
+    """Hold the evidence on one level."""
 
     level: int
-    num_equal: int  # pairs of certificates that differ in this way, and are equal
-    num_diverged: int  # pairs whose highest difference is this, and that diverged
-    first: Divergence | None  # of the earliest of those
+    num_equal: int
+    """The number of equal pairs that confirm this level."""
+    num_diverged: int
+    """The number of diverged pairs that refute this level."""
+    first: Divergence | None
+    """The divergence of the earliest of those."""
 
 
 def runs(certificates: Iterable[Certificate]) -> list[list[Certificate]]:
-    """Certificates by what was run, however it was computed; in the order in which they were made."""
+    """Group certificates by run, however it was computed; the order is that of their creation."""
     groups: list[list[Certificate]] = []
     for certificate in sorted(certificates, key=lambda c: c.created_at):
         for group in groups:
@@ -113,6 +126,7 @@ def runs(certificates: Iterable[Certificate]) -> list[list[Certificate]]:
 
 
 def _is_same_run(one: Certificate, other: Certificate) -> bool:
+    """True if the two certificates can be compared."""
     try:
         check_same_run(one, other)
     except InputError:
@@ -121,12 +135,12 @@ def _is_same_run(one: Certificate, other: Certificate) -> bool:
 
 
 def pairs(run: Sequence[Certificate]) -> list[Pair]:
-    """Every two certificates of one run."""
+    """Compare every two certificates of one run."""
     return [
         Pair(
             one=one,
             other=other,
-            levels=axes(one, other),
+            levels=confirmed_levels(one, other),
             refuted=_refuted(one, other),
             divergence=first_divergence(one, other),
         )
@@ -134,33 +148,33 @@ def pairs(run: Sequence[Certificate]) -> list[Pair]:
     ]
 
 
-def ladder(compared: Iterable[Pair]) -> list[Rung]:
-    """What pairs of one run say about each level.
+def judge_levels(pairs_of_run: Iterable[Pair]) -> list[LevelResult]:
+    """Return the evidence of the pairs of one run on each level.
 
-    A pair that is equal speaks for every level in which the two differ; one that is not, only against the highest,
-    as each of its differences may be the cause.
+    An equal pair confirms every level in which the two differ. A diverged pair refutes only the highest of them,
+    because each of its differences may be the cause.
     """
-    compared = list(compared)
-    made = []
+    pairs_of_run = list(pairs_of_run)
+    results = []
     for level in LEVELS:
-        equal = [pair for pair in compared if pair.divergence is None and level in pair.levels]
-        diverged = [pair for pair in compared if pair.divergence is not None and level == pair.refuted]
-        made.append(
-            Rung(
+        equal = [pair for pair in pairs_of_run if pair.divergence is None and level in pair.levels]
+        diverged = [pair for pair in pairs_of_run if pair.divergence is not None and level == pair.refuted]
+        results.append(
+            LevelResult(
                 level=level,
                 num_equal=len(equal),
                 num_diverged=len(diverged),
                 first=diverged[0].divergence if diverged else None,
             )
         )
-    return made
+    return results
 
 
-def verified_level(rungs: Iterable[Rung]) -> int:
-    """The highest level up to which every level was verified, and none refuted; 0: no more than that seeds are set."""
+def verified_level(results: Iterable[LevelResult]) -> int:
+    """Return the highest level up to which every level is confirmed and none is refuted; 0 if L1 is not confirmed."""
     highest = 0
-    for rung in rungs:
-        if not rung.num_equal or rung.num_diverged:
+    for result in results:
+        if not result.num_equal or result.num_diverged:
             break
-        highest = rung.level
+        highest = result.level
     return highest

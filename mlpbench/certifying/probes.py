@@ -1,4 +1,4 @@
-"""Operations of PyTorch on fixed numbers, whose bits tell one machine from another."""
+"""Define probes: operations of PyTorch on fixed numbers, whose bits may differ between machines."""
 
 import functools
 import hashlib
@@ -15,14 +15,15 @@ from torch.optim import SGD, Adam, Optimizer
 
 from mlpbench.engines.portable import arithmetic as portable
 
-# A loop may compute what fills no vector in another way: at its end, and where PyTorch divides more than 32,768 by two.
+# A loop may compute the values that fill no whole vector in another way. They are at its end, and where PyTorch splits
+# more than 32,768 values into two parts.
 SIZES = (100_003, *range(33_001, 34_001, 62), *range(2, 66))
 _BITS = {torch.float32: 24, torch.float64: 53}
 
 
 @functools.cache
 def _numbers(index: int, shape: tuple[int, ...], bits: int) -> Tensor:
-    """Numbers of so many significant bits, made of a SHAKE-256 stream by exact operations."""
+    """Return numbers of `bits` significant bits, computed from a SHAKE-256 stream by exact operations."""
     stream = hashlib.shake_256(f"mlpbench doctor {index} {shape}".encode()).digest(8 * math.prod(shape))
     words = np.frombuffer(stream, "<u8")
     odd = 2 * (words >> np.uint64(64 - bits)).astype(np.int64) + 1 - 2**bits
@@ -31,16 +32,23 @@ def _numbers(index: int, shape: tuple[int, ...], bits: int) -> Tensor:
 
 
 class Draw:
-    """Gives a probe its numbers: with each call the next tensor, the same on every machine."""
+    """Give a probe its numbers: each call returns the next tensor, the same on every machine."""
+
+    is_sized: bool
+    """True if the probe asked for a tensor without a shape, so that it must be read for every size."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device, size: int) -> None:
         self.dtype, self.device = dtype, device
         self._size, self._index = size, 0
-        self.is_sized = False  # whether the probe left the size to us
+        self.is_sized = False
         self.generator = torch.Generator(device).manual_seed(0)
 
     def __call__(self, *shape: int) -> Tensor:
-        """Numbers of both signs, below 8 and not zero; a copy, which the probe may change."""
+        """Return numbers of both signs, below 8 and not zero, as a copy that the probe may change.
+
+        Args:
+            shape: the shape; empty for a vector of the size under test.
+        """
         self.is_sized |= not shape
         self._index += 1
         return _numbers(self._index, shape or (self._size,), _BITS[self.dtype]).to(self.device, self.dtype, copy=True)
@@ -48,34 +56,42 @@ class Draw:
 
 Compute = Callable[[Draw], Tensor | Sequence[Tensor]]
 
-KINDS = {  # what a user reads: their name, and why bits may differ
-    "exact": ("exact operations", "each has one right answer, so another is a defect"),
-    "order": ("sums and products", "the order of adding depends on library, processor and threads"),
+# The name of each kind of operation, and the reason why its bits may differ, as a user reads them.
+KINDS = {
+    "exact": ("exact operations", "each has one right result, so that any other is a defect"),
+    "order": ("sums and products", "the order of additions depends on the library, the processor and the thread count"),
     "library": ("functions", "every library approximates them in its own way"),
     "contraction": ("multiply and add", "some processors round once, others twice"),
-    "random": ("random numbers", "scaled by a multiply and add, or made with a logarithm; GPUs draw others"),
+    "random": (
+        "random numbers",
+        "they are scaled by a multiply and add, or computed with a logarithm; GPUs draw other numbers",
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One operation on fixed numbers, read once for each dtype; and why its bits may differ, in plain words."""
+    """Describe one operation on fixed numbers, which is read once for each dtype."""
 
     kind: str
     reason: str
+    """The reason why its bits may differ, in plain words."""
     compute: Compute
     dtypes: tuple[torch.dtype, ...]
+    """Empty if it is read once, from float64 numbers."""
 
     def readings(self, name: str) -> dict[str, torch.dtype]:
-        """The names under which it is read, and of what type its numbers are; without dtypes there is one reading."""
+        """Return the dtype of its numbers by the name of the reading; without dtypes there is one reading."""
         return {f"{name} {str(dtype).removeprefix('torch.')}": dtype for dtype in self.dtypes} or {name: torch.float64}
 
 
-_LAYERS = ((784, 150), (150, 150), (150, 10))  # inputs and outputs of those of the default workload
+# The inputs and outputs of the layers of the default workload.
+_LAYERS = ((784, 150), (150, 150), (150, 10))
 _aten = torch.ops.aten
 
 
 def _steps(draw: Draw, make: Callable[..., Optimizer], **options: Any) -> list[Tensor]:
+    """Return the parameters of one layer after two steps of an optimizer."""
     parameters = [draw(150, 784), draw(150)]
     optimizer = make(parameters, **options)
     for _ in range(2):
@@ -86,7 +102,8 @@ def _steps(draw: Draw, make: Callable[..., Optimizer], **options: Any) -> list[T
 
 
 def _initial_parameters(draw: Draw) -> list[Tensor]:
-    with torch.random.fork_rng(devices=[]):  # on the CPU for any device, as a run draws them
+    # On the CPU for any device, because a run draws them there too.
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return list(nn.Linear(784, 150, dtype=draw.dtype).parameters())
 
@@ -168,11 +185,13 @@ _COMPUTE: dict[str, dict[str, Compute]] = {
     },
 }  # fmt: skip
 
+# Operations that are read once, from float64 numbers.
 _OF_ONE_TYPE = ("mm of gridded numbers", "sum of gridded numbers", "sum of gridded rows", "randperm")
 
-_REASONS = {  # where that of the kind would not do
+# Reasons of single operations, where the reason of the kind does not apply.
+_REASONS = {
     "sqrt": "MKL's square root is not always the nearest number",
-    "div by a number": "GPUs multiply by its reciprocal",
+    "div by a number": "GPUs multiply by the reciprocal of the number",
 }
 
 PROBES: dict[str, Probe] = {
@@ -181,7 +200,8 @@ PROBES: dict[str, Probe] = {
     for name, compute in group.items()
 }
 
-STAGES: dict[str, tuple[str, ...]] = {  # of a default run, in its order, and the probes that tell of it, in float32
+# The stages of a default run, in their order, with the probes that stand for each of them, in float32.
+STAGES: dict[str, tuple[str, ...]] = {
     "the initial parameters": ("Linear's initial parameters",),
     "the order of the samples": ("randperm",),
     "a linear layer": ("linear",),

@@ -1,6 +1,6 @@
-"""CHECKS: does the same seed give the same bits again, and where do two runs first part?
+"""Train with the same seed twice, and find the first stage whose bits differ.
 
-Compares within one machine and one PyTorch; nothing here speaks about another machine.
+Both runs use one machine and one PyTorch, so that a result holds for no other machine.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Trace = dict[str, NDArray[np.floating]]
 
 
 def trace(config: RunConfig, num_steps: int) -> Trace:
-    """The initial parameters, and every tensor of a run's first steps by stage, in the order of computing."""
+    """Return the initial parameters and every tensor of a run's first steps, by stage, in the order of computing."""
     trainer = Trainer(config)
     trainer.use_threads()
     stages = {f"initial {name}": _array(p) for name, p in trainer.model.named_parameters()}
@@ -31,13 +31,13 @@ def trace(config: RunConfig, num_steps: int) -> Trace:
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.floating]:
-    """A copy in which minus zero is zero."""
+    """Copy a tensor to an array in which minus zero is zero."""
     array: NDArray[np.floating] = (tensor.detach() + 0.0).cpu().numpy().copy()
     return array
 
 
 def first_difference(one: Trace, other: Trace) -> str | None:
-    """The first stage whose bits differ; None if all are equal.
+    """Return the first stage whose bits differ; None if all bits are equal.
 
     Raises:
         ValueError: if the runs do not have the same stages.
@@ -51,12 +51,13 @@ def first_difference(one: Trace, other: Trace) -> str | None:
 
 
 def _other_thread_count(config: RunConfig) -> RunConfig:
-    """One thread for a run on several, and two for a run on one."""
+    """Return a config with one thread for a run on several threads, and with two for a run on one."""
     num_threads = config.num_threads or torch.get_num_threads()
     return replace(config, num_threads=1 if num_threads > 1 else 2)
 
 
-CHECKS: dict[str, Callable[[RunConfig], tuple[RunConfig, Trace]]] = {
+# Each entry runs a config again, and returns the config and the trace of that second run.
+RERUNS: dict[str, Callable[[RunConfig], tuple[RunConfig, Trace]]] = {
     "same process": lambda config: (config, trace(config, NUM_STEPS)),
     "fresh process": lambda config: (config, in_fresh_process(trace, config, NUM_STEPS)),
     "other thread count": lambda config: (
@@ -66,15 +67,15 @@ CHECKS: dict[str, Callable[[RunConfig], tuple[RunConfig, Trace]]] = {
 }
 
 
-def check(name: str, config: RunConfig, session_id: str) -> Check:
-    """Run twice and compare; the second time as the check's name says.
+def rerun(name: str, config: RunConfig, session_id: str) -> Check:
+    """Run twice and compare; the name says how the second run differs.
 
     Raises:
-        InputError: for an unknown check.
+        InputError: if no rerun has that name.
     """
-    again = choose(CHECKS, name, "check")
+    run_again = choose(RERUNS, name, "rerun")
     one = trace(config, NUM_STEPS)
-    other_config, other = again(config)
+    other_config, other = run_again(config)
     stage = first_difference(one, other)
     return Check(
         session=session_id,
@@ -90,7 +91,9 @@ def check(name: str, config: RunConfig, session_id: str) -> Check:
 
 
 def _distance(one: Trace, other: Trace, stages: list[str]) -> float:
-    """The largest difference; equal bits are no distance apart, not even those of a NaN."""
-    apart = [stage for stage in stages if one[stage].tobytes() != other[stage].tobytes()]
-    with np.errstate(invalid="ignore"):  # infinity from infinity, in a run that diverged
-        return max((float(np.abs(one[stage].astype(np.float64) - other[stage]).max()) for stage in apart), default=0.0)
+    """Return the largest absolute difference; it is 0 for equal bits, even for those of a NaN."""
+    unequal = [stage for stage in stages if one[stage].tobytes() != other[stage].tobytes()]
+    # A run whose training diverged may subtract infinity from infinity.
+    with np.errstate(invalid="ignore"):
+        differences = (float(np.abs(one[stage].astype(np.float64) - other[stage]).max()) for stage in unequal)
+        return max(differences, default=0.0)

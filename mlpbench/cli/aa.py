@@ -30,7 +30,7 @@ def run(parsed: argparse.Namespace) -> int:
     request = PlanRequest(a=side, b=side, command=command_of(parsed), margins=Margins(), measures_all_pairs=True)
     file = measure(parsed, request)
     console = terminal.console()
-    for floor in noise.measured(file.results, file.plan, next(reversed(file.results.sessions))):
+    for floor in noise.floors(file.results, file.plan, next(reversed(file.results.sessions))):
         file(floor)
         console.print(
             f"{floor.operation}: {floor.processes} processes compared with {floor.processes} later ones differ by at "

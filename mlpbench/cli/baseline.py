@@ -33,11 +33,11 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _print_baseline(path: Path) -> None:
-    from mlpbench.judging.evidence import samples
+    from mlpbench.judging.evidence import collect
     from mlpbench.records.store import load
 
     results = load([path])
-    evidence = samples(results)
+    evidence = collect(results)
     session = results.newest_session
     num_processes = max(len(of_one.processes) for of_one in evidence.values())
     print(

@@ -18,7 +18,7 @@ def run(parsed: argparse.Namespace) -> int:
     for finding in findings:
         sign = {True: "✓", False: "✗", None: "?"}[finding.is_fit]
         advice = f" -> {finding.advice}" if finding.is_fit is False else ""
-        console.print(f"{sign} {finding.what}: {finding.found}{advice}")
-    bad = [finding.what for finding in findings if finding.is_fit is False]
+        console.print(f"{sign} {finding.name}: {finding.observation}{advice}")
+    bad = [finding.name for finding in findings if finding.is_fit is False]
     console.print(f"not fit to time on: {', '.join(bad)}" if bad else "fit to time on")
     return 1 if bad else 0

@@ -9,7 +9,7 @@ from mlpbench.cli.options import RESULTS
 from mlpbench.errors import InputError
 
 if TYPE_CHECKING:
-    from mlpbench.judging.evidence import Samples
+    from mlpbench.judging.evidence import Evidence
     from mlpbench.judging.metrics import Benchmark
 
 
@@ -66,14 +66,14 @@ def _judge_plan(parsed: argparse.Namespace) -> int:
     return _or_damaged(show_plan(parsed, results, plan, Path(parsed.base)), results.problems)
 
 
-def _load_side(text: str, machine: str | None, root: Path) -> "tuple[dict[Benchmark, Samples], str | None, list[str]]":
+def _load_side(text: str, machine: str | None, root: Path) -> "tuple[dict[Benchmark, Evidence], str | None, list[str]]":
     """Load a path, or the baseline of `machine`.
 
     Returns:
         The evidence of each benchmark, the name of the machine, and a line for each damaged file.
     """
     from mlpbench.judging import baseline, formats
-    from mlpbench.judging.evidence import samples
+    from mlpbench.judging.evidence import collect
     from mlpbench.records.store import load
 
     if text == "baseline" and not Path(text).exists():
@@ -86,7 +86,7 @@ def _load_side(text: str, machine: str | None, root: Path) -> "tuple[dict[Benchm
     if foreign and not (path.is_dir() and any(path.rglob("*.jsonl"))):
         return formats.load_pytest_benchmark(foreign), None, []
     results = load([path])
-    return samples(results), results.newest_session.environment.machine, list(results.problems)
+    return collect(results), results.newest_session.environment.machine, list(results.problems)
 
 
 def _noise_ratio(root: Path, machine: str | None) -> float:

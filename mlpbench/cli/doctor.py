@@ -1,4 +1,4 @@
-"""The verb doctor: what this machine does to bits, in plain words."""
+"""Examine which bits this machine's operations give, and which settings change them."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    parser.add_argument("--quick", action="store_true", help="do not try settings, which takes about 20 s")
+    parser.add_argument("--quick", action="store_true", help="do not examine settings, which takes about 20 s")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -24,133 +24,156 @@ def run(parsed: argparse.Namespace) -> int:
 
     device = resolve_device(parsed.device)
     if not parsed.quick and device.type == "cpu":
-        print("mlpbench: trying settings in new processes takes some 20 s; --quick leaves it out", file=sys.stderr)
-    found = doctor.examine(device, quick=parsed.quick)
+        print("mlpbench: examining settings takes about 20 s; --quick leaves it out", file=sys.stderr)
+    examination = doctor.examine(device, quick=parsed.quick)
     environment = current()
-    ours = {name: getattr(environment, name) for name in found.table.environment}
+    machine = {name: getattr(environment, name) for name in examination.table.environment}
+    variables = [f"{name}={value}" for name, value in environment.variables]
     console = terminal.console()
     for line in (
-        "here:  " + ", ".join((_machine(ours), *(f"{name}={value}" for name, value in environment.variables))),
-        "table: " + _machine(found.table.environment),
-        *_portable(found),
-        *_operations(found),
-        *(_threads(found) if device.type == "cpu" else ()),
-        *(_settings(found) if found.under else ()),
-        *_verdict(found),
+        "Do this machine's floating-point results match the reference, and which settings change them?",
+        "this machine:    " + ", ".join((_machine(machine), *variables)),
+        "reference table: " + _machine(examination.table.environment),
+        *_portable(examination),
+        *_operations(examination),
+        *(_threads(examination) if device.type == "cpu" else ()),
+        *(_settings(examination) if examination.by_setting else ()),
+        *_verdict(examination),
     ):
         console.print(line, markup=False)
-    return 1 if defects(found) else 0
+    return 1 if defects(examination) else 0
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
-def spoken(readings: Iterable[str]) -> str:
-    """Operations, each with its type where only one of its two is meant.
+def list_readings(readings: Iterable[str]) -> str:
+    """Format readings as text; add the dtype if only one of the two dtypes is listed.
 
-    >>> spoken(["exp float32", "exp float64", "mm float32", "randperm"])
+    >>> list_readings(["exp float32", "exp float64", "mm float32", "randperm"])
     'exp, mm (float32), randperm'
     """
-    types: dict[str, list[str]] = {}
+    dtypes: dict[str, list[str]] = {}
     for reading in readings:
         name, _, last = reading.rpartition(" ")
         if last.startswith("float"):
-            types.setdefault(name, []).append(last)
+            dtypes.setdefault(name, []).append(last)
         else:
-            types[reading] = []
-    return ", ".join(f"{name} ({of[0]})" if len(of) == 1 else name for name, of in types.items())
+            dtypes[reading] = []
+    return ", ".join(f"{name} ({listed[0]})" if len(listed) == 1 else name for name, listed in dtypes.items())
 
 
 def _machine(environment: Mapping[str, object]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in environment.items())
 
 
-def _portable(found: "Examination") -> Iterator[str]:
-    yield "\nportable/1: do its known answers come out?"
-    for part, is_right in found.answers.items():
-        yield f"✓ {part}" if is_right else f"✗ {part}: other numbers than everywhere else"
+def _portable(examination: "Examination") -> Iterator[str]:
+    """Yield the lines on the known answers."""
+    yield "\nportable/1: are the known answers correct on this machine?"
+    for part, is_right in examination.answers.items():
+        yield f"✓ {part}" if is_right else f"✗ {part}: wrong; every machine must give the same numbers"
 
 
-def _operations(found: "Examination") -> Iterator[str]:
+def _operations(examination: "Examination") -> Iterator[str]:
+    """Yield the lines on the operations that differ from the reference table."""
     from mlpbench.certifying.examination import UNAVAILABLE, differing, first_stage, of_kind
     from mlpbench.certifying.probes import KINDS, PROBES
 
-    yield "\nPyTorch's operations: the same bits as the table (of a CPU, on 1 thread)?"
-    here, there = found.here.one, found.table.digests
-    different = differing(there, here)
-    missing = [name for name in here if UNAVAILABLE in (here[name], there.get(name, UNAVAILABLE))]
+    yield "\nOperations of PyTorch: the same bits as in the reference table (CPU, 1 thread)?"
+    here, reference = examination.here.one_thread, examination.table.digests
+    different = differing(reference, here)
+    missing = [name for name in here if UNAVAILABLE in (here[name], reference.get(name, UNAVAILABLE))]
     for kind, (title, reason) in KINDS.items():
-        every, apart = of_kind(kind, here.keys() - set(missing)), of_kind(kind, different)
-        sign = "✓" if not apart else "✗" if kind == "exact" else "≠"
-        yield f"{sign} {title}: " + (
-            f"{len(apart)} of {len(every)} differ: {spoken(apart)}; {reason}" if apart else f"all {len(every)} the same"
-        )
+        compared, unequal = of_kind(kind, here.keys() - set(missing)), of_kind(kind, different)
+        if not unequal:
+            yield f"✓ {title}: all {len(compared)} equal"
+            continue
+        sign = "✗" if kind == "exact" else "≠"
+        yield f"{sign} {title}: {len(unequal)} of {len(compared)} differ: {list_readings(unequal)}; {reason}"
         for name, probe in PROBES.items():
-            if probe.kind == kind and probe.reason != reason and not set(apart).isdisjoint(probe.readings(name)):
+            if probe.kind == kind and probe.reason != reason and not set(unequal).isdisjoint(probe.readings(name)):
                 yield f"  {name}: {probe.reason}"
     if missing:
-        yield f"? not available here, or not in the table: {spoken(missing)}"
+        yield f"? not available here, or not in the table: {list_readings(missing)}"
     stage = first_stage(different)
     if stage:
-        yield f"  -> a default run has other bits than one on the table's machine: at the earliest, {stage}"
+        yield f"  -> a default run gives other bits than on the reference machine, at the earliest in: {stage}"
     else:
-        yield "  -> a default run on 1 thread has the bits of the table's machine, as far as these tell"
+        yield "  -> a default run on 1 thread gives the bits of the reference machine, within the operations tested"
 
 
-def _threads(found: "Examination") -> Iterator[str]:
+def _threads(examination: "Examination") -> Iterator[str]:
+    """Yield the lines on the operations that depend on the thread count."""
     from mlpbench.certifying.examination import differing, first_stage
 
-    yield f"\nThe number of threads: the same bits on {found.num_threads} as on 1?"
-    depend = differing(found.here.one, found.here.many)
-    if not depend:
-        yield f"✓ all {len(found.here.one)} the same"
+    here = examination.here
+    yield f"\nThread count: the same bits on {examination.num_threads} threads as on 1?"
+    dependent = differing(here.one_thread, here.several_threads)
+    if not dependent:
+        yield f"✓ all {len(here.one_thread)} equal"
         return
-    yield f"≠ {len(depend)} of {len(found.here.one)} differ: {spoken(depend)}"
-    stage = first_stage(depend)
+    yield f"≠ {len(dependent)} of {len(here.one_thread)} differ: {list_readings(dependent)}"
+    stage = first_stage(dependent)
     if stage:
-        yield f"  -> a default run depends on it: at the earliest, {stage}; fix it with --set num_threads=N"
+        yield f"  -> a default run depends on the thread count, at the earliest in: {stage}"
+        yield "     to fix the thread count: --set num_threads=N"
     else:
-        yield "  -> a default run does not depend on it"
+        yield "  -> a default run does not depend on the thread count, within the operations tested"
 
 
-def _settings(found: "Examination") -> Iterator[str]:
+def _settings(examination: "Examination") -> Iterator[str]:
+    """Yield the lines on the effect of each setting."""
     from mlpbench.certifying.examination import effect
 
-    yield f"\nSettings: what would each change here? Measured on 1 and {found.num_threads} threads"
-    for setting, after in found.under.items():
-        yield from _told(setting, effect(setting, found.table, found.here, after), is_same=after == found.here)
+    yield f"\nSettings: the effect of each one on this machine (measured on 1 and {examination.num_threads} threads)"
+    for setting, after in examination.by_setting.items():
+        change = effect(setting, examination.table, examination.here, after)
+        yield from _setting(setting, change, changes_bits=after != examination.here)
 
 
-def _told(setting: str, change: "Effect", *, is_same: bool) -> Iterator[str]:
+def _setting(setting: str, change: "Effect", *, changes_bits: bool) -> Iterator[str]:
+    """Yield the lines on the effect of one setting."""
     from mlpbench.certifying.examination import first_stage
 
-    threads, there = "on the number of threads", "as on the table's machine, if that has the setting too"
-    gains = {f"no longer depend {threads}": change.steadied, f"now {there}": change.agreed}
-    costs = {f"but now depend {threads}": change.unsettled, f"but no longer {there}": change.parted}
-    if any(gains.values()):
-        worse = first_stage([*change.unsettled, *change.parted])
-        sign, told = ("-", "makes a default run worse") if worse else ("✓", "helps")
+    gains = {
+        "no longer depend on the thread count": change.now_independent,
+        "now equal to the reference machine, if that has the setting too": change.now_equal,
+    }
+    costs = {
+        "but now depend on the thread count": change.now_dependent,
+        "but no longer equal to the reference machine, if that has the setting too": change.now_different,
+    }
+    if not any(gains.values()):
+        sign, summary = "-", "no benefit on this machine" if changes_bits else "changes no bits on this machine"
+    elif first_stage([*change.now_dependent, *change.now_different]):
+        sign, summary = "-", "makes a default run worse"
     else:
-        sign, told = "-", "changes no bits here" if is_same else "gains nothing here"
-    yield f"{'✗' if change.broken else sign} {setting}: {told}"
-    yield from (f"    {what}: {spoken(names)}" for what, names in (gains | costs).items() if names)
-    if change.broken:
-        yield f"    wrong, though there is one right answer: {spoken(change.broken)}"
+        sign, summary = "✓", "helps"
+    yield f"{'✗' if change.wrong else sign} {setting}: {summary}"
+    yield from (f"    {text}: {list_readings(names)}" for text, names in (gains | costs).items() if names)
+    if change.wrong:
+        yield f"    wrong, because there is only one right result: {list_readings(change.wrong)}"
     if change.stage != change.stage_before:
-        how = f"depends {threads}: at the earliest, {change.stage}" if change.stage else f"no longer depends {threads}"
-        yield f"    -> a default run then {how}"
+        consequence = (
+            f"depends on the thread count, at the earliest in: {change.stage}"
+            if change.stage
+            else "no longer depends on the thread count"
+        )
+        yield f"    -> with it, a default run {consequence}"
 
 
-def _verdict(found: "Examination") -> Iterator[str]:
+def _verdict(examination: "Examination") -> Iterator[str]:
+    """Yield the conclusion."""
     from mlpbench.certifying.examination import defects
 
-    wrong = defects(found)
+    wrong = defects(examination)
     yield ""
     if wrong:
-        yield f"✗ the arithmetic fails here: {spoken(wrong)}"
-        yield "  -> something changes how numbers are computed: flush to zero, unsafe compiler flags, an emulator,"
-        yield "     a defect. Trust neither engine=portable nor other results here until it is found: try without"
-        yield "     LD_PRELOAD and the variables of MKL, ATen and oneDNN, then another build of PyTorch"
+        yield f"✗ the arithmetic is wrong on this machine: {list_readings(wrong)}"
+        yield "  -> Something changes how numbers are computed: flush to zero, unsafe compiler flags, an emulator, or a"
+        yield "     defect. Do not trust engine=portable or other results of this machine until you know the cause."
+        yield "     Try without LD_PRELOAD and without the variables of MKL, ATen and oneDNN. Then try another build of"
+        yield "     PyTorch."
         return
-    yield "the arithmetic is right here: what differs above is PyTorch's freedom, not a defect"
-    yield "  -> the same bits on any machine and number of threads: --set engine=portable"
+    yield "The arithmetic of this machine is correct. PyTorch allows the differences above; nothing is broken."
+    yield "  -> for the same bits on every machine and thread count: --set engine=portable"

@@ -60,7 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
     with TrainingProgress(configs, console) as progress:
         try:
             results = study.run(configs, file.session.id, file, progress, jobs)
-        except study.LostError as error:
+        except study.FailedRunsError as error:
             results, lost = error.results, error
     if results:
         terminal.show_study(as_results(file.session, results), console, parsed.target)

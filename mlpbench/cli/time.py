@@ -64,7 +64,7 @@ def run(parsed: argparse.Namespace) -> int:
         warm_up_s=preset.warm_up_s,
         emit=emit,
         clock=parsed.clock,
-        watch=timing.Watch(environment.resolve_device(base.device)),
+        watch=timing.Watch.start(environment.resolve_device(base.device)),
     )
     console = terminal.console()
     terminal.show_timings(as_results(file.session, records), console)

@@ -83,11 +83,11 @@ def _run_again(parsed: argparse.Namespace, given: "Certificate") -> "Certificate
 
 
 def _agreement(given: "Certificate", own: "Certificate") -> str:
-    from mlpbench.certifying.levels import LEVELS, axes
+    from mlpbench.certifying.levels import LEVELS, confirmed_levels
 
     shorter, longer = sorted((given.num_steps, own.num_steps))
     steps = f"{shorter} steps" if shorter == longer else f"the first {shorter} of {longer} steps"
-    levels = ", ".join(f"L{level} ({LEVELS[level]})" for level in axes(given, own)) or "no level"
+    levels = ", ".join(f"L{level} ({LEVELS[level]})" for level in confirmed_levels(given, own)) or "no level"
     return f"verified: all bits equal over {steps} ({given.arithmetic}); confirms {levels}"
 
 

@@ -1,4 +1,4 @@
-"""What compiled engines refuse before they compute: memory of another layout, samples that are not there, no numbers.
+"""Check arguments before a compiled engine computes: names, memory layout, sample indices, labels, finite inputs.
 
 Every message begins with the engine's name.
 """
@@ -14,46 +14,49 @@ from mlpbench.errors import InputError
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-_finite: Any = WeakTensorKeyDictionary()  # images that were looked through, and their version then
+_finite: Any = WeakTensorKeyDictionary()
+"""Images that were finite when they were checked, each with its version at that time."""
 
 
 def require(
     engine: str,
     tensor: Tensor,
-    what: str,
+    name: str,
     dtype: torch.dtype,
     shape: tuple[int | None, ...],
     *,
     device: torch.device = CPU,
 ) -> None:
-    """Refuse memory that is not laid out as the engine reads it. `None` in a shape is any size above 0.
+    """Check that a tensor's memory is laid out as the engine reads it. `None` in a shape is any size above 0.
 
     Raises:
         InputError: for another type, shape, device or layout.
     """
     fits = len(tensor.shape) == len(shape) and all(
-        have > 0 and want in (have, None) for have, want in zip(tensor.shape, shape, strict=True)
+        size > 0 and expected in (size, None) for size, expected in zip(tensor.shape, shape, strict=True)
     )
-    right = fits and (tensor.dtype, tensor.device, tensor.layout) == (dtype, device, torch.strided)
-    if right and tensor.is_contiguous():
+    is_right = fits and (tensor.dtype, tensor.device, tensor.layout) == (dtype, device, torch.strided)
+    if is_right and tensor.is_contiguous():
         return
-    wanted = ", ".join("B" if size is None else str(size) for size in shape)
-    found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}{', not contiguous' if right else ''}"
-    raise InputError(f"engine {engine}: {what} must be a contiguous {dtype} ({wanted}) on {device}, not {found}")
+    expected_shape = ", ".join("B" if size is None else str(size) for size in shape)
+    actual = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}{', not contiguous' if is_right else ''}"
+    raise InputError(
+        f"engine {engine}: {name} must be a contiguous {dtype} ({expected_shape}) on {device}, not {actual}"
+    )
 
 
-def check_supported(engine: str, kind: str, supported: Iterable[str], name: str) -> None:
-    """Check that an engine has an activation or optimizer.
+def check_supported(engine: str, kind: str, names: Iterable[str], name: str) -> None:
+    """Check that an engine has an activation, an optimizer or a model.
 
     Raises:
         InputError: if it does not; the message lists those that it has.
     """
-    if name not in supported:
-        raise InputError(f"engine {engine} does not support {kind} {name!r}; supported: {', '.join(supported)}")
+    if name not in names:
+        raise InputError(f"engine {engine} does not support {kind} {name!r}; supported: {', '.join(names)}")
 
 
 def supported(engine: str, kind: str, registry: Mapping[str, T], name: str) -> T:
-    """Return what an engine has for an activation or optimizer.
+    """Return an engine's entry for an activation or optimizer.
 
     Raises:
         InputError: as `check_supported`.
@@ -63,28 +66,30 @@ def supported(engine: str, kind: str, registry: Mapping[str, T], name: str) -> T
 
 
 def no_sample(engine: str, sample: int, num_samples: int) -> InputError:
-    """That an order names a sample which is not there."""
-    return InputError(f"engine {engine}: the order names sample {sample}, and there are {num_samples}")
+    """Return the error for an order with an index that no sample has."""
+    return InputError(
+        f"engine {engine}: the order contains sample {sample}; samples are counted from 0 to {num_samples - 1}"
+    )
 
 
 def no_class(engine: str, label: int, sample: int, num_classes: int) -> InputError:
-    """That a label is no class."""
+    """Return the error for a label that is not a class."""
     return InputError(
-        f"engine {engine}: label {label} of sample {sample} is none of the {num_classes} classes, which are counted "
-        "from 0"
+        f"engine {engine}: label {label} of sample {sample} is not a class; "
+        f"classes are counted from 0 to {num_classes - 1}"
     )
 
 
 def not_finite(engine: str, value: float, sample: int) -> InputError:
-    """That an image has a number which is not finite."""
-    return InputError(f"engine {engine}: the image of sample {sample} has a {value}; inputs must be finite")
+    """Return the error for an image with a value that is not finite."""
+    return InputError(f"engine {engine}: the image of sample {sample} contains {value}; inputs must be finite")
 
 
 def are_finite(images: Tensor) -> bool:
-    """Whether these images, as they are now, have been looked through."""
+    """True if `remember_finite` had these images, and they have not been modified since."""
     return bool(_finite.get(images) == images._version)
 
 
 def remember_finite(images: Tensor) -> None:
-    """Note that they have been, and are finite."""
+    """Remember that these images, in their present version, were checked and are finite."""
     _finite[images] = images._version

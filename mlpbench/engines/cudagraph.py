@@ -1,7 +1,7 @@
-"""cudagraph: the steps of `eager` as CUDA graphs, so that the CPU launches many steps at once.
+"""Define engine cudagraph: the steps of `eager` as CUDA graphs, so that the CPU launches many steps at once.
 
-A graph does again what was recorded, at the same addresses. So a batch is named by an index that lies still, and all
-that steps come to is added up on the device. `fused_cuda` records its own steps in the same way.
+A graph repeats what was recorded, at the same addresses. So the sample indices of a batch are copied to a fixed tensor,
+and the results of all steps are added up on the device. `fused_cuda` records its own steps in the same way.
 
 Shapes: N samples, B batch, D features, C classes, K steps.
 """
@@ -13,31 +13,37 @@ from torch.nn import functional
 from mlpbench.config import RunConfig
 from mlpbench.engines.eager import Eager
 from mlpbench.engines.engine import Progress
-from mlpbench.engines.recorder import DEVICE, Recorder, Run, Single, Steps, record, without_trace
+from mlpbench.engines.recorder import Recorder, Run, Single, Steps, record, warm_up
 from mlpbench.errors import InputError
 from mlpbench.workload.optimizers import OPTIMIZERS
 
+DEVICE = "cuda"
+
 
 class _EagerRecorder(Recorder):
+    """Record steps of `eager`."""
+
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         self.optimizer = OPTIMIZERS[config.optimizer].make(model.parameters(), config)
         for group in self.optimizer.param_groups:
-            if "capturable" in group:  # the number of steps is to be counted on the device
+            # The number of steps must be counted on the device, because the graph does not run Python.
+            if "capturable" in group:
                 group["capturable"] = self.device.type == "cuda"
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
-        without_trace(self.optimizer.step, self.parameters)  # makes what it keeps
+        # The first step of an optimizer allocates its state.
+        warm_up(self.optimizer.step, self.parameters)
         self.optimizer.zero_grad(set_to_none=True)
 
     @property
-    def _kept(self) -> list[Tensor]:
-        """What the optimizer keeps from step to step: all of it is 0 before the first."""
+    def _optimizer_state(self) -> list[Tensor]:
+        """The tensors that the optimizer keeps from step to step. All are 0 before the first step."""
         states = self.optimizer.state.values()
         return [each for state in states for each in state.values() if isinstance(each, Tensor)]
 
     def restart(self) -> None:
-        for tensor in self._kept:
+        for tensor in self._optimizer_state:
             tensor.zero_()
 
     def record_steps(self, x: Tensor, y: Tensor, num_steps: int, size: int) -> Steps:
@@ -48,9 +54,9 @@ class _EagerRecorder(Recorder):
 
         def run() -> None:
             for k, batch in enumerate(index):
-                outcome = self._compute(x.index_select(0, batch), y.index_select(0, batch))
-                for kept, computed in zip((losses[k], logits[k]), outcome, strict=True):
-                    kept.copy_(computed)
+                loss, batch_logits = self._compute(x.index_select(0, batch), y.index_select(0, batch))
+                losses[k].copy_(loss)
+                logits[k].copy_(batch_logits)
             loss_sum.add_(losses.double().sum() * size)
             num_correct.add_((logits.argmax(2) == y[index]).sum())
             last_loss.copy_(losses[-1])
@@ -59,25 +65,26 @@ class _EagerRecorder(Recorder):
 
     def record_single(self, x: Tensor, y: Tensor) -> Single:
         x, y = x.clone(), y.clone()
-        outcome: list[Tensor] = []
+        results: list[Tensor] = []
 
         def run() -> None:
-            outcome[:] = self._compute(x, y)
+            results[:] = self._compute(x, y)
 
-        return Single(x=x, y=y, run=self._record(run), outcome=outcome)
+        return Single(x=x, y=y, run=self._record(run), results=results)
 
     def _record(self, run: Run) -> Run:
-        return record(run, [*self.parameters, *self._kept, self.totals])
+        return record(run, [*self.parameters, *self._optimizer_state, self.totals])
 
     def _compute(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Eager's step, but that autograd meets the parameters under new names.
+        """Compute a step as `eager` does, but let autograd use copies of the parameter objects.
 
-        What it keeps for a parameter belongs to the stream that first used it, which a recording must not touch.
+        The copies share the parameters' memory. Autograd binds what it stores about a parameter to the stream that used
+        the parameter first, and a recording must not touch another stream.
         """
-        names = {name: p.detach().requires_grad_() for name, p in self.model.named_parameters()}
-        logits: Tensor = torch.func.functional_call(self.model, names, (x,))
+        parameters = {name: p.detach().requires_grad_() for name, p in self.model.named_parameters()}
+        logits: Tensor = torch.func.functional_call(self.model, parameters, (x,))
         loss = functional.cross_entropy(logits, y)
-        gradients = torch.autograd.grad(loss, tuple(names.values()))
+        gradients = torch.autograd.grad(loss, tuple(parameters.values()))
         for p, gradient in zip(self._parameters, gradients, strict=True):
             p.grad = gradient
         self.optimizer.step()
@@ -86,11 +93,15 @@ class _EagerRecorder(Recorder):
 
 
 class CudaGraph(Eager):
-    """Eager's steps, recorded once and replayed, many at a time; its parts and its trace are eager's own.
+    """Run steps of `eager`, recorded once and replayed many at a time. The parts and the trace are those of `eager`.
 
     Raises:
         InputError: on another device than CUDA.
     """
+
+    models = frozenset({"mlp"})
+    needs_cuda = True
+    is_built = True
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)

@@ -1,4 +1,4 @@
-"""eager: PyTorch as everybody writes it."""
+"""Define engine eager: PyTorch as everybody writes it."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from mlpbench.workload.optimizers import OPTIMIZERS
 
 
 class Eager(Engine):
-    """PyTorch as everybody writes it: forward, backward by autograd, optimizer."""
+    """Train as everybody writes it in PyTorch: forward, backward by autograd, optimizer."""
+
+    models: frozenset[str] | None = None
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -34,7 +36,7 @@ class Eager(Engine):
         return self._graph.detach()
 
     def backward(self) -> None:
-        assert self._graph is not None, "`loss` makes the graph"
+        assert self._graph is not None, "call `loss` before `backward`: it builds the graph"
         self._optimizer.zero_grad(set_to_none=True)
         self._graph.backward(retain_graph=True)
 
@@ -49,17 +51,17 @@ class Eager(Engine):
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         outputs: list[Tensor] = []
 
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        def store(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             output.retain_grad()
             outputs.append(output)
 
-        hooks = [module.register_forward_hook(keep) for module in self._model.children()]
+        hooks = [module.register_forward_hook(store) for module in self._model.children()]
         try:
             loss, _ = self.step(x, y)
         finally:
             for hook in hooks:
                 hook.remove()
         dlogits = outputs[-1].grad
-        assert dlogits is not None, "the hook asked for it"
+        assert dlogits is not None, "the hook requests this gradient"
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
         return stages(self._model, outputs, loss, dlogits, gradients)

@@ -1,9 +1,7 @@
-"""What an engine is.
-
-It is made of a model, whose parameters it updates in place, and a config.
+"""Define an engine: it trains a model, whose parameters it updates in place, as a config says.
 
 Shapes: N samples, B batch, D features, C classes; x (B, D) float32, y (B,) int64, loss () in nats per sample, logits
-(B, C); loss and logits are of the engine's own floating-point type.
+(B, C). Loss and logits have the engine's own floating-point type.
 """
 
 from abc import ABC, abstractmethod
@@ -15,89 +13,124 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlpbench.config import RunConfig
+from mlpbench.engines.argument_checks import check_supported
 from mlpbench.workload import datasets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """What steps came to, each counted before its update."""
+    """Hold the results of some steps; each step is counted before its update."""
 
-    loss_sum: float  # over all samples
+    loss_sum: float
+    """The sum of the losses of all samples."""
     num_correct: int
-    last_loss: float  # mean of the last batch
+    last_loss: float
+    """The mean loss of the last batch."""
 
 
 class Engine(ABC):
-    """One way to compute training; `step` is what it is for, the others are its parts."""
+    """Compute training in one way. `step` and `logits` are required; the other methods have a default or are parts.
 
-    arithmetic = "PyTorch"  # whose bits these are
-    bits: int | None = None  # of the operands of products, where the arithmetic has such a number
-    has_parts = True  # else a step is one piece: no `forward`, `loss`, `backward` and `update`
-    has_stages = True  # else there is no `trace`
+    The class attributes describe an engine to everything else: the suite and the tests list no engine by name.
+    """
+
+    arithmetic = "PyTorch"
+    """The name of the arithmetic. Engines with the same name promise the same bits, unless it is `PyTorch`."""
+    bits: int | None = None
+    """The bits of each factor of a product, where the arithmetic limits them."""
+    models: frozenset[str] | None = frozenset({"mlp"})
+    """The models that the engine can train; None: any. Most engines rely on weight and bias of each layer, in turn."""
+    has_parts = True
+    """False if a step cannot be divided: there is no `forward`, `loss`, `backward` and `update`."""
+    has_stages = True
+    """False if there is no `trace`."""
+    needs_cuda = False
+    """True if the engine runs on CUDA devices only."""
+    is_built = False
+    """True if something is compiled or recorded at first use. On the CPU this needs a C++ compiler."""
+    is_slow_to_start = False
+    """True if each config is compiled anew, which takes seconds."""
+    is_slow = False
+    """True if an epoch takes seconds, so that quick measurements leave the engine out."""
+    is_peer = False
+    """True if another library computes the training, for comparison."""
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         self._model = model
         self._config = config
         self.device = next(model.parameters()).device
 
-    @classmethod  # noqa: B027 (it may be left so)
+    @classmethod
+    def check_model(cls, config: RunConfig) -> None:
+        """Check that the engine can train the config's model.
+
+        Raises:
+            InputError: if it cannot; the message lists the models that it can train.
+        """
+        if cls.models is not None:
+            check_supported(config.engine, "model", sorted(cls.models), config.model)
+
+    @classmethod  # noqa: B027 (an engine may leave it as it is)
     def draw_parameters(cls, model: nn.Module, config: RunConfig) -> None:
         """Give a new model other initial parameters than PyTorch's own; by default, leave them."""
 
     @classmethod
     def tables(cls) -> dict[str, Tensor]:
-        """The numbers that the arithmetic looks up."""
+        """Return the tables of numbers that the arithmetic uses."""
         return {}
 
     @classmethod
     def batch_order(cls, seed: int, epoch: int, num_samples: int) -> Tensor:
-        """The permutation (N,) in which an epoch visits the samples."""
+        """Return the permutation (N,) in which an epoch visits the samples."""
         return datasets.batch_order(seed, epoch, num_samples)
 
     @abstractmethod
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on a batch: loss and logits, both before the update."""
+        """Train on a batch, and return its loss and logits, both from before the update."""
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
-        """Train on the samples of `x` (N, D) and `y` (N,) that `order` names, batch by batch; the last may be short."""
+        """Train on the samples of `x` (N, D) and `y` (N,) with the indices `order`, batch by batch.
+
+        The last batch may be shorter.
+        """
         return train_on(self, datasets.memory_batches(x, y, order, batch_size))
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
-        """Logits without what training needs."""
+        """Return logits, without the work that only training needs."""
 
     def loss_sum(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The sum () of a batch's losses."""
+        """Return the sum () of a batch's losses."""
         return functional.cross_entropy(logits, y, reduction="sum")
 
-    # --- the parts of a step, where it has them
+    # --- the parts of a step, if `has_parts`
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, with all that `backward` would need."""
+        """Return logits, and store everything that `backward` would need."""
         raise NotImplementedError
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Forward and loss, with all that `backward` needs."""
+        """Return the loss, and store everything that `backward` needs."""
         raise NotImplementedError
 
     def backward(self) -> None:
-        """Gradients of the last `loss`; can be repeated."""
+        """Compute the gradients of the last `loss`; can be repeated."""
         raise NotImplementedError
 
     def update(self) -> None:
-        """One step of the optimizer by the last gradients."""
+        """Do one step of the optimizer with the last gradients."""
         raise NotImplementedError
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """A `step`, and every tensor that it made, by stage and in the order of computing.
+        """Do a `step`, and return every tensor that it computed, by stage and in the order of computing.
 
-        `forward linear0`, `forward relu0`, ...; `loss`; `dlogits`; `gradient linear3.weight`, `gradient linear3.bias`,
-        ... down to layer 0; `update linear0.weight`, ...: the parameters after the update.
+        The stages are `forward linear0`, `forward relu0`, ...; `loss`; `dlogits`; `gradient linear3.weight`,
+        `gradient linear3.bias`, ... down to layer 0; `update linear0.weight`, ...: the parameters after the update.
         """
         raise NotImplementedError
 
-    def check(self, loss: float) -> None:  # noqa: B027 (it may be left so)
-        """Refuse a loss for which the engine cannot keep its promise; by default, none is.
+    def check(self, loss: float) -> None:  # noqa: B027 (an engine may leave it as it is)
+        """Refuse a loss for which the engine cannot keep its promise; by default, accept every loss.
 
         Raises:
             InputError: for such a loss.
@@ -105,7 +138,7 @@ class Engine(ABC):
 
 
 def train_on(engine: Engine, batches: datasets.Batches) -> Progress:
-    """A step on each batch, in turn."""
+    """Do a step on each batch, one after the other."""
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     correct = torch.zeros((), dtype=torch.int64, device=engine.device)
     for x, y in batches:
@@ -118,9 +151,9 @@ def train_on(engine: Engine, batches: datasets.Batches) -> Progress:
 def stages(
     model: nn.Module, outputs: Iterable[Tensor], loss: Tensor, dlogits: Tensor, gradients: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """Everything in the order of computing; backward takes the last layer first, weight before bias.
+    """Return all stages of a step, in the order of computing; backward takes the last layer first, weight before bias.
 
-    `outputs` are those of the model's children, and `gradients` those of its parameters, in its own order.
+    `outputs` belong to the model's children, and `gradients` to its parameters, both in the model's own order.
     """
     layers = [name for name, _ in model.named_children()]
     parameters = dict(model.named_parameters())

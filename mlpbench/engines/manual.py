@@ -1,4 +1,4 @@
-"""manual: the backward pass by hand, in PyTorch's operations and with buffers that are used again: no autograd.
+"""Define engine manual: the backward pass by hand, with PyTorch's operations and reused buffers, without autograd.
 
 Shapes: N samples, B batch, D features, C classes.
 """
@@ -17,15 +17,19 @@ from mlpbench.engines.engine import Engine, Progress, stages
 from mlpbench.workload.activations import by_name
 
 aten = torch.ops.aten
-# oneDNN's products use AVX-512 on every processor that has it; MKL's, which PyTorch takes for dense float32, on Intel's
-# only. Under so many weights the call costs more than it gains.
+# PyTorch computes dense float32 products by MKL, which uses AVX-512 on Intel's processors only; oneDNN uses it on all
+# that have it. For fewer weights than this, calling oneDNN costs more than it gains.
 _ONEDNN_WEIGHTS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Activation:
-    forward: Callable[[Tensor, Tensor], object]  # of z, into the second
-    backward: Callable[[Tensor, Tensor, Tensor], object]  # the gradient by z, into the first, from that by a; z; a
+    """Hold the two operations of an activation a = f(z)."""
+
+    forward: Callable[[Tensor, Tensor], object]
+    """Take z and a; write a."""
+    backward: Callable[[Tensor, Tensor, Tensor], object]
+    """Take g, z and a; replace the gradient by a, in g, by the gradient by z."""
 
 
 ACTIVATIONS = by_name(
@@ -63,7 +67,7 @@ ACTIVATIONS = by_name(
 
 
 class _Buffers:
-    """What the passes of a batch write to; of each layer output z, activation a and gradient g by z."""
+    """Hold the memory for batches of one size: of each layer the output z, the activation a and the gradient g by z."""
 
     def __init__(self, size: int, weights: optimizer_rules.Tensors) -> None:
         self.x = weights[0].new_empty(size, weights[0].shape[1])
@@ -71,21 +75,21 @@ class _Buffers:
 
 
 class Manual(Engine):
-    """Own backward pass over PyTorch's operations, on any device."""
+    """Train with a backward pass by hand, on any device."""
 
     arithmetic = "manual"
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         self._activations = [supported("manual", "activation", ACTIVATIONS, name) for name in config.activations]
-        self._take()
+        self._find_parameters()
         self._gradients = [torch.zeros_like(p) for p in self._parameters]
         self._rule = optimizer_rules.rule(config.optimizer)
         self._state = optimizer_rules.initial_state(self._parameters, config.optimizer)
-        self._buffers: dict[int, _Buffers] = {}  # by the size of a batch
+        self._buffers_by_size: dict[int, _Buffers] = {}
 
-    def _take(self) -> None:
-        """The model's parameters, wherever they are now: another engine may have moved them."""
+    def _find_parameters(self) -> None:
+        """Look up the model's parameters, since another engine may have moved them to other memory."""
         self._parameters = tuple(p.detach() for p in self._model.parameters())
         self._weights, self._biases = self._parameters[::2], self._parameters[1::2]
 
@@ -93,22 +97,22 @@ class Manual(Engine):
         loss = self.loss(x, y)
         self.backward()
         self.update()
-        return loss, self._now.z[-1].clone()
+        return loss, self._buffers.z[-1].clone()
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
-        self._take()
+        self._find_parameters()
         order = order.to(x.device)
         labels = y[order]
         logits = torch.empty(len(order), len(self._biases[-1]), dtype=x.dtype, device=x.device)
         parts = zip(order.split(batch_size), labels.split(batch_size), logits.split(batch_size), strict=True)
         with torch.no_grad():
-            for index, self._y, kept in parts:
-                self._now = self._buffer(len(index))
-                self._x = torch.index_select(x, 0, index, out=self._now.x)
-                kept.copy_(self._forward())
+            for index, self._y, batch_logits in parts:
+                self._buffers = self._buffers_for(len(index))
+                self._x = torch.index_select(x, 0, index, out=self._buffers.x)
+                batch_logits.copy_(self._forward())
                 self.backward()
                 self.update()
-        # Every loss at once, since no step needs one.
+        # All losses are computed together, since no step needs its own.
         losses = functional.cross_entropy(logits, labels, reduction="none")
         return Progress(
             loss_sum=losses.double().sum().item(),
@@ -117,33 +121,34 @@ class Manual(Engine):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        self._take()
-        self._x, self._now = x, self._buffer(len(x))
+        self._find_parameters()
+        self._x, self._buffers = x, self._buffers_for(len(x))
         return self._forward().clone()
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        self._take()
-        self._x, self._y, self._now = x, y, self._buffer(len(x))
+        self._find_parameters()
+        self._x, self._y, self._buffers = x, y, self._buffers_for(len(x))
         return functional.cross_entropy(self._forward(), y)
 
     def backward(self) -> None:
-        now, last = self._now, len(self._weights) - 1
-        dlogits = torch.softmax(now.z[-1], 1, out=now.g[-1])
+        buffers = self._buffers
+        dlogits = torch.softmax(buffers.z[-1], 1, out=buffers.g[-1])
         dlogits.scatter_add_(1, self._y[:, None], torch.full_like(self._y[:, None], -1, dtype=dlogits.dtype))
         dlogits.div_(len(self._y))
-        for k in range(last, -1, -1):
-            g, below = now.g[k], self._x if k == 0 else now.a[k - 1]
-            self._gradients[2 * k] = _multiply(g.t(), below.t(), self._gradients[2 * k])
-            torch.sum(g, 0, out=self._gradients[2 * k + 1])
+        for k in reversed(range(len(self._weights))):
+            g, layer_input = buffers.g[k], self._x if k == 0 else buffers.a[k - 1]
+            weight, bias = 2 * k, 2 * k + 1
+            self._gradients[weight] = _multiply(g.t(), layer_input.t(), self._gradients[weight])
+            torch.sum(g, 0, out=self._gradients[bias])
             if k > 0:
-                now.g[k - 1] = _multiply(g, self._weights[k].t(), now.g[k - 1])
-                self._activations[k - 1].backward(now.g[k - 1], now.z[k - 1], now.a[k - 1])
+                buffers.g[k - 1] = _multiply(g, self._weights[k].t(), buffers.g[k - 1])
+                self._activations[k - 1].backward(buffers.g[k - 1], buffers.z[k - 1], buffers.a[k - 1])
 
     def update(self) -> None:
         self._rule(self._parameters, tuple(self._gradients), self._state, self._config)
 
     def logits(self, x: Tensor) -> Tensor:
-        self._take()
+        self._find_parameters()
         a = x
         for k, bias in enumerate(self._biases):
             a = _multiply(a, self._weights[k], a.new_empty(len(a), len(bias)), bias)
@@ -153,28 +158,28 @@ class Manual(Engine):
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         loss, logits = self.step(x, y)
-        outputs = [each.clone() for pair in zip(self._now.z, self._now.a, strict=True) for each in pair]
-        outputs[-2:] = [logits]
-        return stages(self._model, outputs, loss, self._now.g[-1].clone(), [g.clone() for g in self._gradients])
+        hidden = zip(self._buffers.z[:-1], self._buffers.a[:-1], strict=True)
+        outputs = [*(tensor.clone() for pair in hidden for tensor in pair), logits]
+        return stages(self._model, outputs, loss, self._buffers.g[-1].clone(), [g.clone() for g in self._gradients])
 
     def _forward(self) -> Tensor:
-        a, now = self._x, self._now
+        a, buffers = self._x, self._buffers
         for k, activation in enumerate(self._activations):
-            now.z[k] = _multiply(a, self._weights[k], now.z[k], self._biases[k])
-            activation.forward(now.z[k], now.a[k])
-            a = now.a[k]
-        now.z[-1] = _multiply(a, self._weights[-1], now.z[-1], self._biases[-1])
-        return now.z[-1]
+            buffers.z[k] = _multiply(a, self._weights[k], buffers.z[k], self._biases[k])
+            activation.forward(buffers.z[k], buffers.a[k])
+            a = buffers.a[k]
+        buffers.z[-1] = _multiply(a, self._weights[-1], buffers.z[-1], self._biases[-1])
+        return buffers.z[-1]
 
-    def _buffer(self, size: int) -> _Buffers:
-        if size not in self._buffers:
-            self._buffers[size] = _Buffers(size, self._weights)
-        return self._buffers[size]
+    def _buffers_for(self, size: int) -> _Buffers:
+        if size not in self._buffers_by_size:
+            self._buffers_by_size[size] = _Buffers(size, self._weights)
+        return self._buffers_by_size[size]
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product of a and b^T, and the bias of each column; in `out`, or in new memory where oneDNN makes it."""
+    """Return the product of a and b^T, plus the bias of each column. The result is `out`, or new memory from oneDNN."""
     if out.is_cpu and a.shape[1] * out.shape[1] >= _ONEDNN_WEIGHTS and torch.backends.mkldnn.is_available():
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-        return made
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+        return product
     return torch.mm(a, b.t(), out=out) if bias is None else torch.addmm(bias, a, b.t(), out=out)

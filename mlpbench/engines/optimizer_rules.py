@@ -1,8 +1,10 @@
-"""The rules of the optimizers of torch.optim, in PyTorch's operations, in place and without its bookkeeping.
+"""Update parameters by the rules of torch.optim, with PyTorch's operations, in place and without its bookkeeping.
 
-`manual` calls them as they are, `compiled` has them compiled into its step: hence no number that changes from step to
-step is a Python number, and nothing but what is in place is added with an `alpha`, which torch.compile of PyTorch 2.11
-loses where it makes one operation of a product and a sum.
+Engine `manual` calls these functions directly; engine `compiled` compiles them into its step. So they follow two rules:
+
+- A number that changes from step to step is a tensor, because a Python number would be compiled in.
+- Only an operation in place takes an `alpha`. torch.compile of PyTorch 2.11 loses the `alpha` of a sum where it fuses
+  a product and the sum into one operation.
 """
 
 from collections.abc import Callable
@@ -15,15 +17,17 @@ from mlpbench.config import RunConfig
 from mlpbench.errors import choose
 from mlpbench.workload.optimizers import OPTIMIZERS
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
+# The defaults of torch.optim.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class State(NamedTuple):
-    """What an optimizer keeps: a tensor like each parameter, or none; and the number of steps (), float32."""
+    """Hold the state of an optimizer. `m` and `v` have a tensor like each parameter, or are empty if not needed."""
 
     m: tuple[Tensor, ...]
     v: tuple[Tensor, ...]
     steps: Tensor
+    """The number of steps (), float32."""
 
 
 Tensors = tuple[Tensor, ...]
@@ -31,13 +35,13 @@ Rule = Callable[[Tensors, Tensors, State, RunConfig], None]
 
 
 def initial_state(parameters: Tensors, optimizer: str) -> State:
-    """The state before the first step."""
+    """Return the state before the first step."""
     m, v = (tuple(map(torch.zeros_like, parameters)) if OPTIMIZERS[optimizer].num_kept > i else () for i in range(2))
     return State(m=m, v=v, steps=torch.zeros((), device=parameters[0].device))
 
 
 def rule(optimizer: str) -> Rule:
-    """The function that updates parameters by their gradients.
+    """Return the function that updates parameters by their gradients.
 
     Raises:
         InputError: for an unknown optimizer.
@@ -62,17 +66,17 @@ def _momentum(parameters: Tensors, gradients: Tensors, state: State, config: Run
 
 def _adam(parameters: Tensors, gradients: Tensors, state: State, config: RunConfig) -> None:
     state.steps.add_(1)
-    rate = config.lr / (1 - _BETA1**state.steps)
-    root = (1 - _BETA2**state.steps).sqrt()
+    rate = config.lr / (1 - BETA1**state.steps)
+    root = (1 - BETA2**state.steps).sqrt()
     if config.optimizer == "adamw":
         for p in parameters:
             p.mul_(1 - config.lr * config.weight_decay)
     else:
         gradients = _decayed(parameters, gradients, config)
     for p, g, m, v in zip(parameters, gradients, state.m, state.v, strict=True):
-        m.lerp_(g, 1 - _BETA1)
-        v.mul_(_BETA2).addcmul_(g, g, value=1 - _BETA2)
-        p.sub_(rate * m / (v.sqrt() / root + _EPSILON))
+        m.lerp_(g, 1 - BETA1)
+        v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+        p.sub_(rate * m / (v.sqrt() / root + EPSILON))
 
 
 def _decayed(parameters: Tensors, gradients: Tensors, config: RunConfig) -> Tensors:

@@ -1,4 +1,4 @@
-"""ENGINES: what `engine=` may name."""
+"""ENGINES: the engines that `engine=` can name. Each one describes itself by its class attributes."""
 
 from mlpbench.engines.compiled import Compiled
 from mlpbench.engines.cpp.fused import Fused
@@ -29,4 +29,5 @@ ENGINES: dict[str, type[Engine]] = {
     "keras": Keras,
 }
 
-PEERS = ("jax", "sklearn", "lightning", "skorch", "keras")  # other libraries, to compare with
+PEERS = tuple(name for name, engine in ENGINES.items() if engine.is_peer)
+"""The engines of other libraries, for comparison."""

@@ -1,1 +1,1 @@
-"""From records to a verdict."""
+"""Turn records into verdicts."""

@@ -1,4 +1,4 @@
-"""The accepted baseline of each machine: a results file that only `accept` replaces."""
+"""Keep the accepted baseline of each machine: a results file that only `accept` replaces."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlpbench.errors import InputError
-from mlpbench.judging.evidence import samples
+from mlpbench.judging.evidence import collect
 from mlpbench.records.codec import encode
 from mlpbench.records.store import load
 
@@ -14,21 +14,27 @@ FOLDER = "baselines"
 
 
 def path_of(root: Path, machine: str) -> Path:
-    """Where a machine's baseline lies."""
+    """Return the path of a machine's baseline, whether it exists or not."""
     return root / FOLDER / f"{machine}.jsonl"
 
 
 def accept(root: Path, paths: Sequence[Path]) -> Path:
-    """Make these results, all of one machine, its baseline; the old one is replaced at once or not at all.
+    """Make results of one machine its baseline; the old baseline is replaced completely or not at all.
+
+    Returns:
+        The path of the baseline.
 
     Raises:
-        InputError: if they are of several machines, damaged, or without a finished measurement in two processes.
+        InputError: if the results come from several machines, are damaged, or have no benchmark that two processes
+            measured completely; or if the baseline cannot be written.
     """
     results = load(paths)
     if results.problems:
-        raise InputError(f"{results.problems[0]}; a baseline is accepted whole or not at all")
-    if max((len(of_one.processes) for of_one in samples(results).values()), default=0) < 2:
-        raise InputError("no benchmark of these results ran in two processes, which a verdict needs")
+        raise InputError(f"{results.problems[0]}; a baseline must be complete, so nothing was accepted")
+    if max((len(evidence.processes) for evidence in collect(results).values()), default=0) < 2:
+        raise InputError(
+            "no benchmark of these results ran in two processes, but a verdict needs two; measure with --preset default"
+        )
     machines = {session.environment.machine for session in results.sessions.values()}
     if len(machines) > 1:
         raise InputError(f"results of several machines ({', '.join(sorted(machines))}); accept them one by one")
@@ -46,10 +52,10 @@ def accept(root: Path, paths: Sequence[Path]) -> Path:
 
 
 def find(root: Path, machine: str) -> Path:
-    """The baseline of a machine.
+    """Return the path of a machine's baseline.
 
     Raises:
-        InputError: if none was accepted.
+        InputError: if no baseline was accepted for this machine.
     """
     path = path_of(root, machine)
     if not path.exists():

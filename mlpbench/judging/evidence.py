@@ -1,4 +1,4 @@
-"""From records to samples: what each process says about each benchmark."""
+"""Collect the evidence of records: the value that each process measured for each benchmark."""
 
 import math
 import statistics
@@ -11,139 +11,156 @@ from mlpbench.judging.metrics import Benchmark, Metric
 from mlpbench.records.kinds import Block, Environment, Measurement, Plan, Session
 from mlpbench.records.results import Results
 
-# What has to agree for two times to be comparable at all.
+# Two times can be compared only if these fields of the environment agree.
 MACHINE = ("cpu_model", "architecture", "num_cpus", "cpu_capability", "gpu_model")
-# What changes the control workload itself, so that it cannot serve as one.
+# A difference in these fields changes the control workload itself, so that it is no control any more.
 STACK = ("torch", "cuda", "cudnn", "num_threads", "matmul_precision", "variables", "python")
-_LEAST_ACCURACY = 1e-6  # none at all has no logarithm
+# An accuracy of 0 has no logarithm.
+_LEAST_ACCURACY = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """What one process says about one benchmark."""
+class ProcessEvidence:
+    """Hold what one process measured for one benchmark."""
 
-    value: float  # seconds per call, bytes, a fraction
+    value: float
+    """Seconds per call, bytes, or a fraction, as the metric has it."""
     control_s: float | None = None
-    rounds: Mapping[int, float] = field(default_factory=dict)  # the blocks behind the value
+    """The median of the control workload, in seconds; None if it did not run beside every block."""
+    rounds: Mapping[int, float] = field(default_factory=dict)
+    """The times of the blocks behind the value, by round."""
     num_blocks: int = 1
     num_flagged: int = 0
+    """The number of disturbed blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Samples:
-    """What all processes say about it. Keys tell processes apart; equal keys of two sides are a pair."""
+class Evidence:
+    """Hold what all processes measured for one benchmark."""
 
-    environment: Mapping[str, str]  # what has to agree, and what may differ, as text
-    processes: Mapping[str, Sample]
+    environment: Mapping[str, str]
+    """The fields that must agree and those that may differ, as text."""
+    processes: Mapping[str, ProcessEvidence]
+    """By a key for each process; processes with equal keys on both sides are a pair."""
 
 
 def benchmark_name(measurement: Measurement) -> str:
-    """`suite/operation workload`, without the workload where it is the default; what globs of thresholds match."""
-    name = _named(f"{measurement.suite}/{measurement.operation}", measurement.config)
+    """Return `suite/operation workload`, the name that the globs of thresholds match.
+
+    The workload is left out if it is the default. The clock is added if it is not throughput.
+    """
+    name = _with_workload(f"{measurement.suite}/{measurement.operation}", measurement.config)
     return name if measurement.clock == "throughput" else f"{name} ({measurement.clock})"
 
 
-def _named(what: str, config: RunConfig) -> str:
-    return f"{what} {config}".removesuffix(" default")
+def _with_workload(name: str, config: RunConfig) -> str:
+    return f"{name} {config}".removesuffix(" default")
 
 
 def environment_fields(environment: Environment) -> dict[str, str]:
-    """The fields that decide whether two measurements compare."""
+    """Return the fields, as text, that decide whether two measurements can be compared."""
     return {name: str(getattr(environment, name)) for name in (*MACHINE, *STACK)}
 
 
-def samples(results: Results) -> dict[Benchmark, Samples]:
-    """Every benchmark's processes: of the newest environment and commit, those that measured all they were to.
+def collect(results: Results) -> dict[Benchmark, Evidence]:
+    """Collect the processes of every benchmark from complete measurements of the newest environment and commit.
 
-    What only an older commit or another stack has measured is not there. Of changed source, which has no commit of its
-    own, the last run alone counts.
+    A benchmark that only an older commit or another stack has measured is left out. Uncommitted source is not one
+    commit, so that only its last run counts.
     """
     sessions = newest_sessions(results)
-    found = times(results, sessions.values())
+    entries = times(results, sessions.values())
     for memory in results.memories:
-        sample = Sample(value=float(memory.peak_bytes))
-        name = _named(f"memory/{memory.operation}", memory.config)
-        found.setdefault(Benchmark(Metric.PEAK_BYTES, name), []).append(
-            (results.sessions[memory.session], memory.session, sample)
+        value = ProcessEvidence(value=float(memory.peak_bytes))
+        name = _with_workload(f"memory/{memory.operation}", memory.config)
+        entries.setdefault(Benchmark(Metric.PEAK_BYTES, name), []).append(
+            (results.sessions[memory.session], memory.session, value)
         )
     for result in results.train_results:
-        name = _named("training", replace(result.config, seed=RunConfig().seed))
         accuracy = result.test_accuracy[-1]
         if not math.isfinite(accuracy):
             continue
-        sample = Sample(value=max(accuracy, _LEAST_ACCURACY))
-        entry = (results.sessions[result.session], f"seed {result.config.seed}", sample)
-        found.setdefault(Benchmark(Metric.TEST_ACCURACY, name), []).append(entry)
-    for check in results.checks:
-        name = _named(f"determinism/{check.name}", check.config)
-        sample = Sample(value=float(check.first_difference is None))
-        found.setdefault(Benchmark(Metric.EQUAL_BITS, name), []).append(
-            (results.sessions[check.session], check.session, sample)
+        name = _with_workload("training", replace(result.config, seed=RunConfig().seed))
+        value = ProcessEvidence(value=max(accuracy, _LEAST_ACCURACY))
+        entries.setdefault(Benchmark(Metric.TEST_ACCURACY, name), []).append(
+            (results.sessions[result.session], f"seed {result.config.seed}", value)
         )
-    made = {}
-    for benchmark, entries in found.items():
-        processes = {key: sample for session, key, sample in entries if session.id in sessions}
+    for rerun in results.checks:
+        value = ProcessEvidence(value=float(rerun.first_difference is None))
+        name = _with_workload(f"determinism/{rerun.name}", rerun.config)
+        entries.setdefault(Benchmark(Metric.EQUAL_BITS, name), []).append(
+            (results.sessions[rerun.session], rerun.session, value)
+        )
+    evidence = {}
+    for benchmark, values in entries.items():
+        processes = {key: value for session, key, value in values if session.id in sessions}
         if processes:
             environment = next(iter(sessions.values())).environment
-            made[benchmark] = Samples(environment=environment_fields(environment), processes=processes)
-    return made
+            evidence[benchmark] = Evidence(environment=environment_fields(environment), processes=processes)
+    return evidence
 
 
 def newest_sessions(results: Results) -> dict[str, Session]:
-    """The sessions of the newest environment; of `ab` none, whose sides are judged by themselves."""
-    alone = [session for session in results.sessions.values() if not session.side]
-    if not alone:
+    """Return the sessions of the newest environment, by id; the sides of `ab` are left out and judged separately."""
+    sessions = [session for session in results.sessions.values() if not session.side]
+    if not sessions:
         return {}
-    last = max(alone, key=lambda session: session.started_at)
+    last = max(sessions, key=lambda session: session.started_at)
     return {
         s.id: s
-        for s in alone
+        for s in sessions
         if s.environment == last.environment and (not last.environment.dirty or s.run == last.run)
     }
 
 
-def sides(results: Results, plan: Plan) -> tuple[dict[Benchmark, Samples], dict[Benchmark, Samples]]:
-    """Both sides of a plan; a key is a pair.
+def sides(results: Results, plan: Plan) -> tuple[dict[Benchmark, Evidence], dict[Benchmark, Evidence]]:
+    """Collect the evidence of both sides of a plan; processes with equal keys are a pair.
 
     Raises:
-        InputError: if the processes of a side had different environments, as when the source changed before a resume.
+        InputError: if the processes of a side had different environments, for example because the source changed
+            before a resume.
     """
-    found: list[dict[Benchmark, Samples]] = []
+    both: list[dict[Benchmark, Evidence]] = []
     for side in ("a", "b"):
         sessions = [s for s in results.sessions.values() if s.run == plan.id and s.side == side]
         if any(s.environment != sessions[0].environment for s in sessions):
-            raise InputError(f"side {side} was measured in different environments; source or machine changed meanwhile")
+            raise InputError(
+                f"side {side} was measured in different environments: the source or the machine changed in between; "
+                "measure again from the start"
+            )
         entries = times(results, sessions, name=lambda m: f"{m.suite}/{m.operation}")
-        found.append(
+        both.append(
             {
-                benchmark: Samples(
-                    environment=environment_fields(of_side[-1][0].environment),
-                    processes={str(session.process // 2): sample for session, _, sample in of_side},
+                benchmark: Evidence(
+                    environment=environment_fields(values[-1][0].environment),
+                    processes={str(session.process // 2): value for session, _, value in values},
                 )
-                for benchmark, of_side in entries.items()
+                for benchmark, values in entries.items()
             }
         )
-    return found[0], found[1]
+    return both[0], both[1]
 
 
 def times(
     results: Results, sessions: Iterable[Session], name: Callable[[Measurement], str] = benchmark_name
-) -> dict[Benchmark, list[tuple[Session, str, Sample]]]:
-    """Every finished measurement of these sessions as a sample of its process."""
-    whole = results.whole()
-    wanted = {session.id for session in sessions}
-    found: dict[Benchmark, list[tuple[Session, str, Sample]]] = {}
+) -> dict[Benchmark, list[tuple[Session, str, ProcessEvidence]]]:
+    """Return the complete measurements of these sessions: for each benchmark the session, a key and the evidence."""
+    blocks = results.whole()
+    ids = {session.id for session in sessions}
+    entries: dict[Benchmark, list[tuple[Session, str, ProcessEvidence]]] = {}
     for m in results.measurements.values():
-        if m.session in wanted and m.id in whole:
+        if m.session in ids and m.id in blocks:
             session = results.sessions[m.session]
-            found.setdefault(Benchmark(Metric.SECONDS, name(m)), []).append((session, session.id, _sample(whole[m.id])))
-    return found
+            entries.setdefault(Benchmark(Metric.SECONDS, name(m)), []).append(
+                (session, session.id, _process_evidence(blocks[m.id]))
+            )
+    return entries
 
 
-def _sample(blocks: Sequence[Block]) -> Sample:
+def _process_evidence(blocks: Sequence[Block]) -> ProcessEvidence:
     rounds = {block.round: block.wall_ns / block.iterations / 1e9 for block in blocks}
     control = [block.control_ns / 1e9 for block in blocks if block.control_ns is not None]
-    return Sample(
+    return ProcessEvidence(
         value=statistics.median(rounds.values()),
         control_s=statistics.median(control) if len(control) == len(blocks) else None,
         rounds=rounds,

@@ -1,7 +1,7 @@
-"""Read and write other tools' formats: pytest-benchmark's JSON, and what github-action-benchmark takes.
+"""Read and write the formats of other tools: pytest-benchmark's JSON, and the input of github-action-benchmark.
 
 A file of pytest-benchmark is one process. Nothing is guessed: a benchmark without usable times is left out, and a file
-that is not what it should be is refused.
+of another shape is refused.
 """
 
 import json
@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from mlpbench.errors import InputError
-from mlpbench.judging.evidence import Sample, Samples, benchmark_name, newest_sessions, samples
+from mlpbench.judging.evidence import Evidence, ProcessEvidence, benchmark_name, collect, newest_sessions
 from mlpbench.judging.metrics import Benchmark, Metric
 from mlpbench.records.kinds import Block, Measurement, Session
 from mlpbench.records.results import Results
 
 T = TypeVar("T")
-PYTEST_BENCHMARK = "5.3.1"  # the version whose format is written
-# Ratios and logarithms of times within these are finite; no call's time lies beyond them, whatever its clock's unit.
+PYTEST_BENCHMARK = "5.3.1"
+"""The version whose format is written."""
+# Times within these bounds have finite ratios and logarithms. No real call takes less or more, whatever the unit.
 SHORTEST_S, LONGEST_S = 1e-18, 1e18
 _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 _HINT = "`pytest --benchmark-json=FILE` writes pytest-benchmark's JSON"
 
 
 def json_files(path: Path) -> list[Path]:
-    """The JSON files that a path stands for: itself, or all those under a folder; none for anything else.
+    """Return the JSON files of a path: itself, or all files under a folder; empty for any other path.
 
     Raises:
-        InputError: if the path cannot be looked at.
+        InputError: if the path cannot be examined.
     """
     try:
         if path.is_dir():
@@ -38,52 +39,56 @@ def json_files(path: Path) -> list[Path]:
     return [path] if path.suffix == ".json" else []
 
 
-def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Benchmark, Samples]:
-    """Every benchmark's seconds per call; a file is a process, and a copy of one is not another.
+def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Benchmark, Evidence]:
+    """Return the seconds per call of every benchmark.
 
-    Processes are keyed by their file's position. A benchmark has those processes whose files have it.
+    A file is a process, and a copy of a file is not another process. The key of a process is the position of its file.
+    A benchmark has the processes whose files contain it.
 
     Raises:
-        InputError: for a file that cannot be read, is not pytest-benchmark's or has no usable times, and for files of
-            different machines, Pythons or commits.
+        InputError: if a file cannot be read, is not in pytest-benchmark's format or has no usable times; or if the
+            files are of different machines, Pythons or commits.
     """
     contents: dict[bytes, str] = {}
     for path in paths:
         where = _one_line(str(path))
         try:
             contents.setdefault(path.read_bytes(), where)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        # A ValueError means a path that no file can have.
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"cannot read {where}: {reason}; {_HINT}") from None
     if not contents:
         raise InputError(f"no files to read; {_HINT}")
     environment: dict[str, str] = {}
-    source: dict[str, str] = {}  # the file from which a field of the environment is
-    processes: dict[str, dict[str, Sample]] = {}
+    # The file that gave each field of the environment.
+    source: dict[str, str] = {}
+    processes: dict[str, dict[str, ProcessEvidence]] = {}
     for position, (content, where) in enumerate(contents.items()):
         document = _document(content, where)
         for field, value in _environment(document, where).items():
             source.setdefault(field, where)
-            if (was := environment.setdefault(field, value)) != value:
+            if (first := environment.setdefault(field, value)) != value:
                 hint = "give files of one machine, one Python and one commit"
-                raise InputError(f"{where}: {field} is {value}, but {was} in {source[field]}; {hint}")
-        for name, sample in _samples(document["benchmarks"], where).items():
-            processes.setdefault(name, {})[str(position)] = sample
+                raise InputError(f"{where}: {field} is {value}, but {first} in {source[field]}; {hint}")
+        for name, evidence in _benchmarks(document["benchmarks"], where).items():
+            processes.setdefault(name, {})[str(position)] = evidence
     return {
-        Benchmark(Metric.SECONDS, name): Samples(environment=environment, processes=of)
-        for name, of in processes.items()
+        Benchmark(Metric.SECONDS, name): Evidence(environment=environment, processes=by_position)
+        for name, by_position in processes.items()
     }
 
 
 def _one_line(text: str) -> str:
-    """The text, with escapes if it has what cannot be printed."""
+    """Return the text, with escapes if it has characters that cannot be printed."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _document(content: bytes, where: str) -> dict[str, Any]:
     try:
         document = json.loads(content)
-    except (ValueError, RecursionError):  # ValueError also for a number of too many digits
+    # json also raises ValueError for a number of too many digits.
+    except (ValueError, RecursionError):
         raise InputError(f"{where} is not JSON; {_HINT}") from None
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise InputError(f"{where} has no list of benchmarks; {_HINT}")
@@ -91,7 +96,11 @@ def _document(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _member(holder: Any, name: str, kind: type[T], where: str) -> T | None:
-    """What an object has under that name; None where that is nothing."""
+    """Return the value of that name, of that type; None if the object has no such value.
+
+    Raises:
+        InputError: if `holder` is not an object, or the value has another type.
+    """
     if not isinstance(holder, dict):
         raise InputError(f"{where} is not an object; {_HINT}")
     value = holder.get(name)
@@ -101,47 +110,49 @@ def _member(holder: Any, name: str, kind: type[T], where: str) -> T | None:
 
 
 def _environment(document: dict[str, Any], where: str) -> dict[str, str]:
-    """What pytest-benchmark knows of the machine, under the names by which results are compared."""
+    """Return the description of the machine, under the names by which results are compared."""
     info = _member(document, "machine_info", dict, where) or {}
     cpu = _member(info, "cpu", dict, where) or {}
     machine = _member(info, "machine", str, where)
     brand = _member(cpu, "brand_raw", str, where) or _member(cpu, "brand", str, where)
-    found = {
+    fields = {
         "cpu_model": brand or _member(info, "processor", str, where) or machine,
         "architecture": machine,
         "num_cpus": _member(cpu, "count", int, where),
         "python": _member(info, "python_version", str, where),
         "commit": _member(_member(document, "commit_info", dict, where) or {}, "id", str, where),
     }
-    return {field: _one_line(str(value)) for field, value in found.items() if value}
+    return {field: _one_line(str(value)) for field, value in fields.items() if value}
 
 
-def _samples(benchmarks: list[Any], where: str) -> dict[str, Sample]:
-    found: dict[str, Sample | None] = {}
+def _benchmarks(benchmarks: list[Any], where: str) -> dict[str, ProcessEvidence]:
+    """Return the evidence of every benchmark of a file that has usable times, by full name."""
+    by_name: dict[str, ProcessEvidence | None] = {}
     for number, benchmark in enumerate(benchmarks, start=1):
         place = f"{where}: benchmark {number}"
         name = _one_line(_member(benchmark, "fullname", str, place) or "")
         if not name:
             raise InputError(f"{place} has no fullname; {_HINT}")
-        if name in found:
-            raise InputError(f"{place} has the fullname of another, {name}; give each process a file of its own")
-        found[name] = _sample(_member(benchmark, "stats", dict, place) or {})
-    usable = {name: sample for name, sample in found.items() if sample}
+        if name in by_name:
+            raise InputError(f"{place} has the same fullname as another benchmark, {name}; use one file per process")
+        by_name[name] = _process_evidence(_member(benchmark, "stats", dict, place) or {})
+    usable = {name: evidence for name, evidence in by_name.items() if evidence}
     if not usable:
-        raise InputError(f"{where} has no benchmark with usable times, all above 0 s; run the benchmarks again")
+        raise InputError(f"{where} has no benchmark with usable times (all above 0 s); run the benchmarks again")
     return usable
 
 
-def _sample(stats: dict[str, Any]) -> Sample | None:
-    """The process's times of a benchmark; None if any of them cannot be one."""
+def _process_evidence(stats: dict[str, Any]) -> ProcessEvidence | None:
+    """Return the evidence of a benchmark's statistics; None if any of its times is not a possible time."""
     data, median, rounds = stats.get("data"), stats.get("median"), stats.get("rounds")
-    if not data:  # saved without --benchmark-save-data
+    # Without --benchmark-save-data, the file has only the median.
+    if not data:
         num_blocks = rounds if type(rounds) is int and rounds > 0 else 1
-        return Sample(value=float(median), num_blocks=num_blocks) if _is_time(median) else None
+        return ProcessEvidence(value=float(median), num_blocks=num_blocks) if _is_time(median) else None
     if not isinstance(data, list) or not all(map(_is_time, data)):
         return None
     times = list(map(float, data))
-    return Sample(value=statistics.median(times), rounds=dict(enumerate(times)), num_blocks=len(times))
+    return ProcessEvidence(value=statistics.median(times), rounds=dict(enumerate(times)), num_blocks=len(times))
 
 
 def _is_time(value: Any) -> TypeGuard[float]:
@@ -149,13 +160,13 @@ def _is_time(value: Any) -> TypeGuard[float]:
 
 
 def to_pytest_benchmark(results: Results) -> dict[str, Any]:
-    """One document of pytest-benchmark's JSON: of every benchmark, the newest process that finished it.
+    """Return a document of pytest-benchmark's JSON, with the newest complete process of every benchmark.
 
-    One process, because the format has no word for several. All are of the newest environment; the two sides of `ab`
-    and `aa` are left out, as they share their names.
+    It is one process, because the format cannot express several. All processes are of the newest environment. The two
+    sides of `ab` and `aa` are left out, because they have the same names.
 
     Raises:
-        InputError: if nothing was measured to its end.
+        InputError: if no measurement is complete.
     """
     finished = _finished(results)
     if not finished:
@@ -177,32 +188,32 @@ def to_pytest_benchmark(results: Results) -> dict[str, Any]:
 
 
 def _finished(results: Results) -> list[tuple[Session, Measurement, list[Block]]]:
-    """What was measured to its end in the newest environment, the newest session last."""
-    whole, sessions = results.whole(), newest_sessions(results)
-    found = [
-        (sessions[m.session], m, whole[m.id])
+    """Return the complete measurements of the newest environment, the newest session last."""
+    blocks, sessions = results.whole(), newest_sessions(results)
+    finished = [
+        (sessions[m.session], m, blocks[m.id])
         for m in results.measurements.values()
-        if m.id in whole and m.session in sessions
+        if m.id in blocks and m.session in sessions
     ]
-    return sorted(found, key=lambda entry: (entry[0].started_at, entry[0].process))
+    return sorted(finished, key=lambda entry: (entry[0].started_at, entry[0].process))
 
 
 def _benchmark(name: str, session: Session, measurement: Measurement, blocks: list[Block]) -> dict[str, Any]:
     by_round = {block.round: block.wall_ns / block.iterations / 1e9 for block in blocks}
     times = _statistics([by_round[number] for number in sorted(by_round)])
     ids = {"session": session.id, "measurement": measurement.id}
-    how = {"clock": measurement.clock, "samples_per_call": measurement.samples_per_call}
+    protocol = {"clock": measurement.clock, "samples_per_call": measurement.samples_per_call}
     flagged = len({block.round for block in blocks if block.flags})
     label = {"group": measurement.suite, "name": name, "fullname": name, "params": None, "param": None}
     return label | {
         "options": {},
-        "extra_info": ids | how | {"workload": str(measurement.config), "flagged_rounds": flagged},
+        "extra_info": ids | protocol | {"workload": str(measurement.config), "flagged_rounds": flagged},
         "stats": times | {"iterations": statistics.median_low(block.iterations for block in blocks)},
     }
 
 
 def _statistics(data: list[float]) -> dict[str, Any]:
-    """What pytest-benchmark says about times, by its own rules (pytest_benchmark/stats.py)."""
+    """Return the statistics of times by pytest-benchmark's own rules (pytest_benchmark/stats.py)."""
     ordered = sorted(data)
     mean, stddev = statistics.mean(data), statistics.stdev(data) if len(data) > 1 else 0.0
     q1, q3 = _quartile(ordered), _quartile(ordered[::-1])
@@ -217,39 +228,40 @@ def _statistics(data: list[float]) -> dict[str, Any]:
 
 
 def _quartile(ordered: list[float]) -> float:
-    """The quartile at the list's start."""
-    whole, rest = divmod(len(ordered), 4)
+    """Return the quartile at the start of the list."""
+    index, rest = divmod(len(ordered), 4)
     if rest == 1:
-        return 0.25 * ordered[max(whole - 1, 0)] + 0.75 * ordered[whole]
+        return 0.25 * ordered[max(index - 1, 0)] + 0.75 * ordered[index]
     if rest == 3:
-        return 0.75 * ordered[whole] + 0.25 * ordered[whole + 1]
+        return 0.75 * ordered[index] + 0.25 * ordered[index + 1]
     return statistics.median(ordered[: len(ordered) // 2])
 
 
 def to_github_action_benchmark(results: Results) -> list[dict[str, Any]]:
-    """The list that its tool `customSmallerIsBetter` reads: times in ms, then peak memory in MiB.
+    """Return the list that its tool `customSmallerIsBetter` reads: times in ms, then peak memory in MiB.
 
-    A value is the median over processes. The range is their standard deviation, or that of the rounds of a single
-    process; it is left out where there is one value.
+    A value is the median over processes. The range is their standard deviation; for a single process it is that of
+    its rounds. A single value has no range.
 
     Raises:
         InputError: if there are neither times nor memory.
     """
-    everything = samples(results)
-    made = []
+    evidence = collect(results)
+    entries = []
     for metric, unit, scale in ((Metric.SECONDS, "ms", 1e3), (Metric.PEAK_BYTES, "MiB", 2.0**-20)):
-        for name in sorted(benchmark.name for benchmark in everything if benchmark.metric is metric):
-            processes = everything[Benchmark(metric, name)].processes
+        for name in sorted(benchmark.name for benchmark in evidence if benchmark.metric is metric):
+            processes = evidence[Benchmark(metric, name)].processes
             env = results.sessions[next(iter(processes))].environment
-            values, over = [sample.value * scale for sample in processes.values()], "processes"
+            values, unit_of_range = [process.value * scale for process in processes.values()], "processes"
             entry = {"name": name, "unit": unit, "value": float(f"{statistics.median(values):.6g}")}
             extra = f"{env.machine}; torch {env.torch}; processes: {len(values)}"
             if len(values) == 1:
-                values, over = [v * scale for sample in processes.values() for v in sample.rounds.values()], "rounds"
+                (process,) = processes.values()
+                values, unit_of_range = [time * scale for time in process.rounds.values()], "rounds"
             if len(values) > 1:
                 entry["range"] = f"± {float(f'{statistics.stdev(values):.3g}'):g}"
-                extra += f"; ± is the standard deviation of {over}"
-            made.append({**entry, "extra": extra})
-    if not made:
+                extra += f"; ± is the standard deviation of {unit_of_range}"
+            entries.append({**entry, "extra": extra})
+    if not entries:
         raise InputError("no finished measurements and no memory to export; `pytest bench/` measures some")
-    return made
+    return entries

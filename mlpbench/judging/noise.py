@@ -1,81 +1,84 @@
-"""A machine against itself: how far apart, and how often wrongly judged, are two measurements of the same thing?"""
+"""Measure the noise floor of a machine: compare measurements of the same thing, and count the false verdicts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlpbench.errors import InputError
-from mlpbench.judging.evidence import Sample, Samples, sides
+from mlpbench.judging.evidence import Evidence, ProcessEvidence, sides
 from mlpbench.judging.metrics import Benchmark, Verdict
 from mlpbench.judging.verdict import Comparison, Judgement, Margins, judge
 from mlpbench.records.kinds import Noise, Plan
 from mlpbench.records.results import Results
 
-SIZE = 5  # processes of a side, as the default preset has
+SIZE = 5
+"""The number of processes of a side, as in the default preset."""
 
 
-def measured(results: Results, plan: Plan, session: str) -> list[Noise]:
-    """What `aa` found: 5 successive processes of its run, as the default preset has, against as many later ones.
+def floors(results: Results, plan: Plan, session: str) -> list[Noise]:
+    """Return the noise floor of each operation of an `aa` run.
+
+    Each comparison takes 5 successive processes of the run, as in the default preset, and 5 later ones.
 
     Raises:
-        InputError: if there were not so many.
+        InputError: if the run has fewer than 10 processes.
     """
-    ordered = _in_order(results, plan)
-    judgements = self_comparisons(ordered, SIZE)
+    processes = _in_order(results, plan)
+    judgements = self_comparisons(processes, SIZE)
     if not judgements:
-        raise InputError(f"a noise floor needs {2 * SIZE} processes, not {len(ordered)}; nothing is stored")
-    made = []
+        raise InputError(f"a noise floor needs {2 * SIZE} processes, not {len(processes)}; nothing is stored")
+    noises = []
     for operation in plan.operations:
-        found = [c for j in judgements for c in j.comparisons if c.benchmark == f"ab/{operation}"]
-        made.append(
+        comparisons = [c for j in judgements for c in j.comparisons if c.benchmark == f"ab/{operation}"]
+        noises.append(
             Noise(
                 session=session,
                 suite="ab",
                 operation=operation,
                 config=plan.config,
                 processes=SIZE,
-                comparisons=len(found),
-                floor_ratio=floor_ratio(found),
-                false_alarms=sum(c.verdict in (Verdict.SLOWER, Verdict.FASTER) for c in found),
+                comparisons=len(comparisons),
+                floor_ratio=floor_ratio(comparisons),
+                false_alarms=sum(c.verdict in (Verdict.SLOWER, Verdict.FASTER) for c in comparisons),
             )
         )
-    return made
+    return noises
 
 
-def _in_order(results: Results, plan: Plan) -> list[dict[Benchmark, Sample]]:
-    """What each process of a plan measured, in the order of the processes."""
+def _in_order(results: Results, plan: Plan) -> list[dict[Benchmark, ProcessEvidence]]:
+    """Return the evidence of each process of a plan, in the order of the processes."""
     base, new = sides(results, plan)
     side_of = {s.process: base if s.side == "a" else new for s in results.sessions.values() if s.run == plan.id}
     ordered = []
     for process, side in sorted(side_of.items(), key=lambda item: item[0]):
         key = str(process // 2)
-        found = {identity: s.processes[key] for identity, s in side.items() if key in s.processes}
-        if found:
-            ordered.append(found)
+        values = {benchmark: s.processes[key] for benchmark, s in side.items() if key in s.processes}
+        if values:
+            ordered.append(values)
     return ordered
 
 
-def self_comparisons(processes: Sequence[Mapping[Benchmark, Sample]], size: int) -> list[Judgement]:
-    """Every comparison of `size` successive processes with as many that began after they were done."""
-    made = []
+def self_comparisons(processes: Sequence[Mapping[Benchmark, ProcessEvidence]], size: int) -> list[Judgement]:
+    """Compare every `size` successive processes with every `size` successive processes that began after them."""
+    judgements = []
     for start in range(len(processes) - 2 * size + 1):
         for other in range(start + size, len(processes) - size + 1):
-            base, new = (as_samples(processes[first : first + size]) for first in (start, other))
-            made.append(judge(base, new, Margins()))
-    return made
+            base, new = (as_evidence(processes[first : first + size]) for first in (start, other))
+            judgements.append(judge(base, new, Margins()))
+    return judgements
 
 
-def as_samples(processes: Sequence[Mapping[Benchmark, Sample]]) -> dict[Benchmark, Samples]:
-    """Processes of one side, as `judge` takes them; of what all have measured."""
+def as_evidence(processes: Sequence[Mapping[Benchmark, ProcessEvidence]]) -> dict[Benchmark, Evidence]:
+    """Return the processes of one side as `judge` takes them; only benchmarks that all of them have measured."""
     shared = set(processes[0]).intersection(*processes)
     return {
-        identity: Samples(environment={}, processes={str(n): p[identity] for n, p in enumerate(processes)})
-        for identity in processes[0]
-        if identity in shared
+        benchmark: Evidence(environment={}, processes={str(n): p[benchmark] for n, p in enumerate(processes)})
+        for benchmark in processes[0]
+        if benchmark in shared
     }
 
 
 def floor_ratio(comparisons: Iterable[Comparison], share: float = 0.95) -> float:
-    """The ratio that this share of comparisons of a thing with itself stay within, up or down.
+    """Return the ratio, above 1, within which this share of the comparisons lies; up and down count alike.
 
     >>> floor_ratio([])
     1.0

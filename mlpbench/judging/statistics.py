@@ -1,6 +1,7 @@
-"""Statistics as pure functions on numbers.
+"""Compute intervals, effects and p values, as pure functions on numbers.
 
-An interval that cannot be computed at the asked confidence is as wide as it can honestly be, never narrow.
+With too few values for the asked confidence, an interval is as wide as the values justify, or unbounded. It is never
+too narrow.
 """
 
 import math
@@ -14,19 +15,20 @@ from scipy import stats as scipy_stats
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """An estimate between two bounds; `coverage` is the share of repetitions in which such bounds hold the truth."""
+    """Hold an estimate between two bounds."""
 
     estimate: float
     low: float
     high: float
     coverage: float
+    """The share of repetitions in which such bounds contain the true value."""
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The median between two order statistics; no assumption on the distribution but that values are independent.
+    """Return the median, between two order statistics.
 
-    With too few values for the confidence (fewer than 6 for 95 %) the bounds are the smallest and largest value, and
-    `coverage` says what that is worth.
+    The values must be independent; their distribution does not matter. With too few values for the confidence (fewer
+    than 6 for 95 %), the bounds are the smallest and the largest value, and `coverage` is lower than asked for.
 
     >>> median_interval([3, 1, 2, 5, 4])
     Interval(estimate=3.0, low=1.0, high=5.0, coverage=0.9375)
@@ -36,7 +38,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
     ordered = sorted(map(float, values))
     n = len(ordered)
     coin = scipy_stats.binom(n, 0.5)
-    # Bounds k-th smallest and k-th largest miss the median when at most k - 1 values fall on one side of it.
+    # The k-th smallest and the k-th largest value miss the median if at most k - 1 values lie on one side of it.
     best = 1
     for k in range(2, n // 2 + 1):
         if 1 - 2 * coin.cdf(k - 1) >= confidence:
@@ -46,10 +48,10 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
 
 
 def ratio_interval(baseline: Sequence[float], contender: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Contender over baseline for values that belong in pairs: the median of the pairs' ratios, as `median_interval`.
+    """Return contender over baseline for paired values: the median of the ratios, as in `median_interval`.
 
-    A median, because one round in which something else ran would move a mean. On the log scale, so that exchanging the
-    two gives the inverse. Unbounded with fewer than two pairs.
+    It is a median, because one disturbed round would move a mean. It is computed on the log scale, so that exchanging
+    the two sides gives the inverse. With fewer than two pairs the interval is unbounded.
 
     >>> ratio_interval([2.0, 2.0], [1.0, 1.0]).estimate
     0.5
@@ -71,7 +73,7 @@ def _exp(x: float) -> float:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of independent values with a t interval; unbounded with fewer than two.
+    """Return the mean of independent values with its t interval; unbounded with fewer than two values.
 
     >>> mean_interval([1.0])
     Interval(estimate=1.0, low=-inf, high=inf, coverage=1.0)
@@ -87,7 +89,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def share_interval(num_hits: int, num_trials: int, confidence: float = 0.95) -> Interval:
-    """A share of trials with Wilson's interval.
+    """Return a share of trials with Wilson's interval.
 
     >>> share_interval(3, 3).high
     1.0
@@ -97,7 +99,7 @@ def share_interval(num_hits: int, num_trials: int, confidence: float = 0.95) -> 
 
 
 def first_at_least(values: Sequence[float], target: float) -> int | None:
-    """Index of the first value that reaches the target; None is a miss.
+    """Return the index of the first value that reaches the target; None is a miss.
 
     >>> first_at_least([0.5, 0.9, 0.8], 0.8), first_at_least([0.5], 0.8)
     (1, None)
@@ -106,9 +108,10 @@ def first_at_least(values: Sequence[float], target: float) -> int | None:
 
 
 def median_with_misses(values: Sequence[float | None]) -> float:
-    """The median where a miss counts as infinitely late; infinite if the middle is a miss.
+    """Return the median, where a miss counts as infinitely late; infinite if the middle value is a miss.
 
-    The lower of the two middle values for an even number would flatter; the upper is taken.
+    For an even number of values it is the upper of the two middle values, because the lower one would be too
+    optimistic.
 
     >>> median_with_misses([3.0, None, 1.0]), median_with_misses([None, 1.0])
     (3.0, inf)
@@ -122,14 +125,16 @@ def median_with_misses(values: Sequence[float | None]) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """A change on the log scale, with the standard error of its estimate and the degrees of freedom behind that."""
+    """Hold the estimate of a change, on the log scale."""
 
     log_ratio: float
     error: float
+    """The standard error of the estimate."""
     df: int | float
+    """The degrees of freedom of that error; below 1 there is no estimate of it."""
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """The ratio with its t interval; unbounded where there is nothing to estimate the error from."""
+        """Return the ratio with its t interval; unbounded if the error could not be estimated."""
         if self.df < 1:
             return Interval(estimate=_exp(self.log_ratio), low=0.0, high=math.inf, coverage=1.0)
         half_width = float(scipy_stats.t.ppf((1 + confidence) / 2, self.df)) * self.error
@@ -141,9 +146,9 @@ class Effect:
         )
 
     def p_beyond(self, margin_ratio: float) -> float:
-        """The two-sided p value of the hypothesis that the ratio lies between 1/margin and margin.
+        """Return the two-sided p value of the hypothesis that the ratio lies between 1/margin and margin.
 
-        At most alpha exactly where the 1 - alpha interval lies wholly outside of them.
+        It is at most alpha exactly if the whole 1 - alpha interval lies outside of these bounds.
         """
         if self.df < 1:
             return 1.0
@@ -153,7 +158,7 @@ class Effect:
         return min(2 * float(scipy_stats.t.sf(beyond / self.error, self.df)), 1.0)
 
     def detectable(self, margin_ratio: float, alpha: float, power: float = 0.8) -> float:
-        """The smallest true ratio above 1 that data of this spread put beyond the margin with that probability."""
+        """Return the smallest true ratio above 1 that would be found beyond the margin with the probability `power`."""
         if self.df < 1:
             return math.inf
         quantiles = sum(float(scipy_stats.t.ppf(share, self.df)) for share in (1 - alpha / 2, power))
@@ -161,18 +166,20 @@ class Effect:
 
 
 def paired_effect(differences: Sequence[float], control: Sequence[float] | None = None) -> Effect:
-    """The mean of the pairs' log ratios; with `control`, where the control workload's log ratio is 0.
+    """Return the mean of the pairs' log ratios; with `control`, their mean at a log ratio of the control of 0.
 
-    The control is a covariate: what changes the machine for one process of a pair and not for the other changes both,
-    and a straight line through the pairs takes it out. Source: R. A. Fisher, Statistical Methods for Research Workers,
-    section 49.1 (analysis of covariance).
+    The control is a covariate. A machine that is slower for one process of a pair slows control and benchmark together.
+    A straight line through the pairs removes that part.
+
+    Source: R. A. Fisher, Statistical Methods for Research Workers, section 49.1 (analysis of covariance).
 
     >>> round(paired_effect([0.30, 0.10, 0.11], [0.20, 0.0, 0.01]).log_ratio, 6)
     0.1
     """
     values = np.asarray(differences, dtype=float)
     design = np.ones((len(values), 1))
-    if control is not None and np.std(control) > 1e-9:  # else it explains nothing
+    # A control that never moves explains nothing.
+    if control is not None and np.std(control) > 1e-9:
         design = np.column_stack([design, np.asarray(control, dtype=float)])
     df = len(values) - design.shape[1]
     if df < 1:
@@ -185,7 +192,7 @@ def paired_effect(differences: Sequence[float], control: Sequence[float] | None 
 
 
 def unpaired_effect(baseline: Sequence[float], contender: Sequence[float]) -> Effect:
-    """Difference of means of log times, with Welch's error.
+    """Return the difference of the means of log times, with Welch's error.
 
     >>> unpaired_effect([0.0, 0.0], [0.5, 0.5])
     Effect(log_ratio=0.5, error=0.0, df=2)
@@ -201,14 +208,16 @@ def unpaired_effect(baseline: Sequence[float], contender: Sequence[float]) -> Ef
     largest = max(shares)
     if largest == 0:
         return Effect(log_ratio=difference, error=0.0, df=len(one) + len(other) - 2)
-    # by the larger one, since the squares of small numbers may vanish
+    # Divided by the larger one, because the squares of small numbers may underflow to 0.
     parts = [share / largest for share in shares]
     df = sum(parts) ** 2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (one, other), strict=True))
     return Effect(log_ratio=difference, error=math.sqrt(sum(shares)), df=df)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values: at most alpha for a family with no true effect in at least 1 - alpha of the cases.
+    """Return the p values, adjusted for their family.
+
+    The probability that any hypothesis that is true gets an adjusted value of at most alpha is itself at most alpha.
 
     Source: S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
 

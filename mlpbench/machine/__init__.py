@@ -1,1 +1,1 @@
-"""What it runs on: identity, clock, sentinels, control workload, peak rates, fitness."""
+"""Describe and watch the machine: environment, clock, sentinels, control workload, peak rates, fitness."""

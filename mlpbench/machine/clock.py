@@ -40,7 +40,8 @@ def device_block(call: Callable[[], object], iterations: int) -> int:
     The time holds nothing of the host's.
     """
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(DEVICE_WAIT_CYCLES)  # PyTorch has no public way to hold the queue
+    # PyTorch has no public function that holds the queue.
+    torch.cuda._sleep(DEVICE_WAIT_CYCLES)
     start.record()
     for _ in range(iterations):
         call()

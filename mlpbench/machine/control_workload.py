@@ -1,7 +1,7 @@
-"""The control workload: a fixed training step that runs beside the blocks.
+"""Run the control workload: a fixed training step beside every block.
 
-If it changes its speed the machine did, not what is measured. It is written out in PyTorch's operations, and takes
-nothing from the rest of the package, so that no change of models, engines or optimizers can change it.
+If this step gets slower, the machine got slower, not the code under test. The step is written in PyTorch's operations
+and imports nothing from the rest of the package. So no change of a model, an engine or an optimizer can change it.
 """
 
 import itertools
@@ -13,11 +13,12 @@ from torch.nn import functional
 
 SIZES = (784, 150, 150, 150, 10)
 BATCH_SIZE = 100
-CALLS = 6  # 4 to 6 ms on two CPU cores, beside blocks of 20
+CALLS = 6
+"""Timed steps for each value: 4 to 6 ms on two CPU cores, beside blocks of 20 ms."""
 
 
 class Control:
-    """Forward and backward of the tutorial's perceptron on noise; with the process's present number of threads."""
+    """Run forward and backward of the tutorial's perceptron on random numbers, with the current thread count."""
 
     def __init__(self, device: torch.device, now: Callable[[], float]) -> None:
         noise = torch.Generator().manual_seed(0)
@@ -25,12 +26,15 @@ class Control:
         self._x = torch.randn(BATCH_SIZE, SIZES[0], generator=noise).to(device)
         self._y = torch.randint(SIZES[-1], (BATCH_SIZE,), generator=noise).to(device)
         self._weights = [
-            (torch.randn(wide, narrow, generator=noise) / narrow**0.5).to(device).requires_grad_()
-            for narrow, wide in itertools.pairwise(SIZES)
+            (torch.randn(num_out, num_in, generator=noise) / num_in**0.5).to(device).requires_grad_()
+            for num_in, num_out in itertools.pairwise(SIZES)
         ]
 
     def __call__(self) -> int:
-        """Nanoseconds of one step: the mean of a few, after untimed ones that bring it back into the caches."""
+        """Return the nanoseconds of one step, as the mean of a few steps.
+
+        Untimed steps come first, which bring the data back into the caches.
+        """
         for _ in range(2):
             self._step()
         start = self._now()
@@ -39,9 +43,9 @@ class Control:
         return max(round((self._now() - start) * 1e9 / CALLS), 1)
 
     def _step(self) -> tuple[Tensor, ...]:
-        one, two, three, four = self._weights
-        hidden = torch.relu(self._x @ one.T)
-        hidden = torch.tanh(hidden @ two.T)
-        hidden = functional.elu(hidden @ three.T)
-        loss = functional.cross_entropy(hidden @ four.T, self._y)
+        weight0, weight1, weight2, weight3 = self._weights
+        hidden = torch.relu(self._x @ weight0.T)
+        hidden = torch.tanh(hidden @ weight1.T)
+        hidden = functional.elu(hidden @ weight2.T)
+        loss = functional.cross_entropy(hidden @ weight3.T, self._y)
         return torch.autograd.grad(loss, self._weights)

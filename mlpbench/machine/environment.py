@@ -1,4 +1,4 @@
-"""Read the machine and the stack; start a session."""
+"""Read the machine and the installed software, and start a session."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ from mlpbench.config import without_paths
 from mlpbench.errors import InputError
 from mlpbench.records.kinds import Environment, Session
 
-# Variables that are known to change times or bits of the workload. Paths in their values are left out.
+# Environment variables that are known to change times or bits of the workload. Paths in their values are left out.
 VARIABLES = (
     "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES",
     "KMP_AFFINITY", "LD_PRELOAD", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS",
@@ -26,10 +26,10 @@ VARIABLES = (
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called cpu, cuda or auto (CUDA where there is one).
+    """Return the device for a name: cpu, cuda or auto (CUDA if available, else the CPU).
 
     Raises:
-        InputError: for another name, or CUDA where there is none.
+        InputError: for another name, or for cuda without a CUDA device.
     """
     if name not in ("cpu", "cuda", "auto"):
         raise InputError(f"unknown device {name!r}; known: cpu, cuda, auto")
@@ -43,7 +43,7 @@ def resolve_device(name: str) -> torch.device:
 
 @functools.cache
 def current() -> Environment:
-    """This machine and stack, as they were at the first call."""
+    """Describe this machine and its software, as they were at the first call."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     cudnn = torch.backends.cudnn.version() if gpu else None
     commit, dirty = _commit()
@@ -75,7 +75,7 @@ def current() -> Environment:
 def start_session(
     command: str, preset: str = "-", *, run: str | None = None, process: int = 0, side: str = ""
 ) -> Session:
-    """A new session of this process; a run of its own, if it is no part of one."""
+    """Return a new session of this process. Without `run`, the session is a run by itself."""
     session_id = uuid.uuid4().hex[:12]
     return Session(
         id=session_id,
@@ -90,7 +90,10 @@ def start_session(
 
 
 def _cpu_model() -> str:
-    """The processor's own name; the kernel's file where there is one, since `platform` has only the architecture."""
+    """Return the name of the processor.
+
+    Linux has it in /proc/cpuinfo. There, `platform` would give the architecture only.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").splitlines():
@@ -103,25 +106,28 @@ def _cpu_model() -> str:
 
 
 def _memory_bytes() -> int:
-    """Physical memory; 0 where the system does not tell."""
+    """Return the size of the physical memory, 0 if it is not available."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def _commit() -> tuple[str, bool]:
-    """Commit of the package's source, and whether the source differs from it. Results do not count as source."""
+    """Return the commit of the source of mlpbench, and whether the source differs from it.
+
+    Results do not count as source. An installed package has no commit: its version takes that place.
+    """
     package = Path(mlpbench.__file__).parent
     git = ["git", "-C", str(package)]
     if _output([*git, "ls-files", "__init__.py"]) != "__init__.py":
-        return f"v{mlpbench.__version__}", False  # installed, not a checkout
+        return f"v{mlpbench.__version__}", False
     commit = _output([*git, "rev-parse", "--short=12", "HEAD"])
     status = _output([*git, "status", "--porcelain", "--", ":/mlpbench", ":/bench", ":/pyproject.toml"])
     return commit or f"v{mlpbench.__version__}", bool(status)
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints, or nothing if it cannot run."""
+    """Return the output of a command, empty if it cannot run or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,7 @@
-"""Is this machine fit to time on? Measures a few seconds, and says in plain words what would spoil a time."""
+"""Check whether this machine is fit to time on: measure for some seconds, and report what would spoil a time.
+
+The verb `check` prints these findings.
+"""
 
 import os
 import statistics
@@ -7,16 +10,23 @@ from dataclasses import dataclass
 
 import torch
 
-from mlpbench.machine import sentinels
 from mlpbench.machine.clock import now
 from mlpbench.machine.control_workload import Control
 from mlpbench.machine.environment import current
+from mlpbench.machine.sentinels import BUSY_SHARE, STEAL_SHARE, Sentinels, governors
+from mlpbench.records.kinds import Conditions
 
-SECONDS, IDLE_S = 3.0, 1.0
+SECONDS = 3.0
+"""How long the control workload runs."""
+
+IDLE_S = 1.0
+"""How long this process is idle, to see the other processes."""
+
 STEADY_SHARE = 0.05
+"""The largest drift of a steady machine. The spread from tenth to tenth may be twice as large."""
 
-# Variables that slow everything down, as debugging aids do.
-_SLOWING = {
+# Variables that make everything slower, as debugging aids do, and the reason.
+_SLOW_VARIABLES = {
     "PYTHONDEVMODE": "Python's development mode",
     "PYTHONMALLOC": "a debugging allocator",
     "CUDA_LAUNCH_BLOCKING": "every kernel waits for the one before",
@@ -27,91 +37,110 @@ _SLOWING = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """Hold the result of one check."""
 
-    what: str
-    is_fit: bool | None  # None: cannot be told here
-    found: str
+    name: str
+    """The property of the machine that was checked."""
+    is_fit: bool | None
+    """None: cannot be checked here."""
+    observation: str
     advice: str = ""
+    """The remedy, if the machine is not fit."""
 
 
 def check(device: torch.device) -> list[Finding]:
-    """Run the control workload for some seconds, idle for one, and look at the settings."""
+    """Watch the machine idle and under the control workload, and read its settings."""
     control = Control(device, now)
-    idle = sentinels.Sentinels()
+    idle = Sentinels.start()
     idle.begin()
     time.sleep(IDLE_S)
     idle.end()
-    alone = idle.conditions("-")
-    times: list[float] = []
-    meanwhile = sentinels.Sentinels(has_gpu=device.type == "cuda")
-    meanwhile.begin()
+    other_share = idle.conditions("-").other_share
+    times_s: list[float] = []
+    busy = Sentinels.start(has_gpu=device.type == "cuda")
+    busy.begin()
     start = time.perf_counter()
-    while time.perf_counter() - start < SECONDS or len(times) < 20:
-        times.append(control() / 1e9)
-    meanwhile.end()
-    conditions = meanwhile.conditions("-")
-    tenth, _, _, _, _, _, _, _, ninetieth = statistics.quantiles(times, n=10)
+    while time.perf_counter() - start < SECONDS or len(times_s) < 20:
+        times_s.append(control() / 1e9)
+    busy.end()
+    conditions = busy.conditions("-")
+    return [
+        Finding(
+            name="other processes",
+            is_fit=_is_below(other_share, BUSY_SHARE),
+            observation=_share_text(other_share, "of the CPUs' time while this process was idle"),
+            advice="stop other programs; `top` lists them",
+        ),
+        Finding(
+            name="other virtual machines",
+            is_fit=_is_below(conditions.steal_share, STEAL_SHARE),
+            observation=_share_text(conditions.steal_share, "of the CPUs' time went to other virtual machines"),
+            advice="use a machine that you share with nobody, or compare interleaved only (`mlpbench ab`)",
+        ),
+        *_speed_findings(times_s),
+        *_setting_findings(conditions),
+    ]
+
+
+def _speed_findings(times_s: list[float]) -> list[Finding]:
+    """Judge the times of the control workload, in the order in which they were measured."""
+    tenth, *_, ninetieth = statistics.quantiles(times_s, n=10)
     spread = ninetieth / tenth - 1
-    halves = [statistics.median(part) for part in (times[: len(times) // 2], times[len(times) // 2 :])]
-    drift = max(halves) / min(halves) - 1
-    governors = sentinels.governors()
+    middle = len(times_s) // 2
+    medians = [statistics.median(part) for part in (times_s[:middle], times_s[middle:])]
+    drift = max(medians) / min(medians) - 1
+    return [
+        Finding(
+            name="steady speed",
+            is_fit=spread < 2 * STEADY_SHARE,
+            observation=f"the control workload takes {statistics.median(times_s) * 1e6:.0f} µs; "
+            f"its slowest tenth takes {spread:.0%} longer than its fastest tenth",
+            advice="the other findings may show the cause; compare interleaved only (`mlpbench ab`)",
+        ),
+        Finding(
+            name="no drift",
+            is_fit=drift < STEADY_SHARE,
+            observation=f"first and second half of {SECONDS:.0f} s differ by {drift:.1%}",
+            advice="let the machine warm up or cool down; compare interleaved only (`mlpbench ab`)",
+        ),
+    ]
+
+
+def _setting_findings(conditions: Conditions) -> list[Finding]:
+    """Judge the settings of the CPUs, the GPU and the process."""
+    names = governors()
+    clock_text = "not slowed down" if conditions.gpu_clock_hz else "not available (needs a GPU and nvidia-ml-py)"
     environment = current()
     return [
         Finding(
-            what="other processes",
-            is_fit=_below(alone.other_share, sentinels.BUSY_SHARE),
-            found=_share(alone.other_share, "of the CPUs' time while this process was idle"),
-            advice="stop what else runs; `top` shows it",
-        ),
-        Finding(
-            what="other virtual machines",
-            is_fit=_below(conditions.steal_share, sentinels.STEAL_SHARE),
-            found=_share(conditions.steal_share, "of the CPUs' time was given to others by the host"),
-            advice="use a machine of your own, or compare only in turns (`mlpbench ab`)",
-        ),
-        Finding(
-            what="steady speed",
-            is_fit=spread < 2 * STEADY_SHARE,
-            found=f"the control workload takes {statistics.median(times) * 1e6:.0f} µs; its slowest tenth is "
-            f"{spread:.0%} above its fastest",
-            advice="look at the other lines for why; compare only in turns (`mlpbench ab`)",
-        ),
-        Finding(
-            what="no drift",
-            is_fit=drift < STEADY_SHARE,
-            found=f"the two halves of {SECONDS:.0f} s differ by {drift:.1%}",
-            advice="let the machine warm up or cool down; compare only in turns (`mlpbench ab`)",
-        ),
-        Finding(
-            what="frequency governor",
-            is_fit=governors <= {"performance"} if governors else None,
-            found=", ".join(sorted(governors)) or "not told, as in most virtual machines",
+            name="frequency governor",
+            is_fit=names <= {"performance"} if names else None,
+            observation=", ".join(sorted(names)) or "not available (common in virtual machines)",
             advice="`sudo cpupower frequency-set -g performance`",
         ),
         Finding(
-            what="GPU clocks",
+            name="GPU clocks",
             is_fit=not conditions.gpu_throttle if conditions.gpu_clock_hz else None,
-            found=", ".join(conditions.gpu_throttle) or ("not slowed" if conditions.gpu_clock_hz else "no NVML"),
+            observation=", ".join(conditions.gpu_throttle) or clock_text,
             advice="lock the clocks (`nvidia-smi --lock-gpu-clocks`), cool the GPU",
         ),
         Finding(
-            what="threads",
+            name="threads",
             is_fit=environment.num_threads <= environment.num_cpus,
-            found=f"{environment.num_threads} threads on {environment.num_cpus} CPUs",
-            advice="--set num_threads, or OMP_NUM_THREADS",
+            observation=f"{environment.num_threads} threads on {environment.num_cpus} CPUs",
+            advice="use fewer threads: --set num_threads=N or the variable OMP_NUM_THREADS",
         ),
         *(
-            Finding(what=name, is_fit=False, found=f"is set: {what}", advice=f"unset {name}")
-            for name, what in _SLOWING.items()
+            Finding(name=name, is_fit=False, observation=f"is set: {reason}", advice=f"unset {name}")
+            for name, reason in _SLOW_VARIABLES.items()
             if os.environ.get(name, "0") not in ("", "0")
         ),
     ]
 
 
-def _below(share: float | None, limit: float) -> bool | None:
+def _is_below(share: float | None, limit: float) -> bool | None:
     return None if share is None else share < limit
 
 
-def _share(share: float | None, what: str) -> str:
-    return "not told here" if share is None else f"{share:.1%} {what}"
+def _share_text(share: float | None, meaning: str) -> str:
+    return "not available here" if share is None else f"{share:.1%} {meaning}"

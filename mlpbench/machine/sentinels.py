@@ -1,14 +1,7 @@
-"""What the machine does beside the work that is timed. Everything is read outside the timed regions.
+"""Read what else the machine does during a block, and flag disturbed blocks.
 
-A block gets a flag for what happened while it ran, or in the last tenth of a second of blocks where only that can be
-told (all but `waited`). A flagged block is kept, and marked wherever it is shown:
-
-- `waited`: threads of this process were ready to run, and waited for a CPU, for more than 5 % of the block
-- `busy`: other processes used more than a tenth of the CPUs
-- `steal`: the host gave more than 2 % of the CPUs' time to other virtual machines
-- `throttled`: the GPU ran slower than it could, for a reason such as heat or power
-
-Linux tells all of it; elsewhere what cannot be read is None, and raises no flag.
+Everything is read outside the timed regions. A disturbed block stays in the records, and is marked wherever it is
+shown. Linux provides all readings. On other systems a reading that is not available is None, and sets no flag.
 """
 
 import importlib
@@ -19,8 +12,9 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from mlpbench.records.kinds import Conditions
 
@@ -30,13 +24,33 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 
+class Flag(StrEnum):
+    """Name the disturbances of a block.
+
+    `waited` describes the block alone. The others describe the last tenth of a second of blocks, because the kernel
+    counts too coarsely for one block.
+    """
+
+    WAITED = "waited"
+    """Threads of this process were ready to run, but waited for a CPU, for more than 5 % of the block."""
+    BUSY = "busy"
+    """Other processes used more than 10 % of the CPUs' time."""
+    STEAL = "steal"
+    """The host gave more than 2 % of the CPUs' time to other virtual machines."""
+    THROTTLED = "throttled"
+    """The GPU ran slower than it could, for a reason such as heat or power."""
+
+
 WAITED_SHARE = 0.05
 BUSY_SHARE = 0.10
 STEAL_SHARE = 0.02
-WINDOW_S = 0.1  # the kernel counts the CPUs' time in ticks of 10 ms: one block is too short to count them in
+
+WINDOW_S = 0.1
+"""Time of blocks over which the CPUs' time is counted. The kernel counts in ticks of 10 ms: too coarse for a block."""
+
 _PROC = Path("/proc")
 
-# NVML's reasons that slow the GPU down; idle, and clocks that the user has set, are not among them.
+# NVML's names of the reasons that slow the GPU down. Idleness and clocks that the user has set are not among them.
 _THROTTLES = {
     "sw power cap": 0x4,
     "hw slowdown": 0x8,
@@ -51,92 +65,116 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Reading:
+    """Hold the counters of the system at one moment. None: not available here."""
+
     at_s: float
-    own_s: float  # CPU time of this process
-    busy_s: float | None  # CPU time of all processes
+    own_s: float
+    """CPU time of this process."""
+    busy_s: float | None
+    """CPU time of all processes."""
     steal_s: float | None
-    waited_s: float | None  # of this process's threads, ready and without a CPU
+    """CPU time that the host gave to other virtual machines."""
+    waited_s: float | None
+    """Time that the threads of this process were ready to run, but had no CPU."""
     switches: int | None
+    """Involuntary context switches of this process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Shares:
-    """CPU time over some stretches of wall time; None where the system does not tell."""
+class _CpuTime:
+    """Hold the CPU time within some intervals of wall time. None: not available here."""
 
     wall_s: float = 0.0
     other_s: float | None = 0.0
+    """CPU time of other processes."""
     steal_s: float | None = 0.0
+    """CPU time that the host gave to other virtual machines."""
 
-    def plus(self, start: _Reading, end: _Reading) -> "_Shares":
+    def plus(self, start: _Reading, end: _Reading) -> "_CpuTime":
+        """Return the sum with one more interval."""
         busy_s, steal_s = _difference(end.busy_s, start.busy_s), _difference(end.steal_s, start.steal_s)
         other_s = None if busy_s is None else busy_s - (end.own_s - start.own_s)
-        return _Shares(
+        return _CpuTime(
             wall_s=self.wall_s + end.at_s - start.at_s,
             other_s=None if self.other_s is None or other_s is None else self.other_s + other_s,
             steal_s=None if self.steal_s is None or steal_s is None else self.steal_s + steal_s,
         )
 
     @property
-    def other(self) -> float | None:
-        return self._of_all_cpus(self.other_s)
+    def other_share(self) -> float | None:
+        """The share of all CPUs' time that other processes used."""
+        return self._share(self.other_s)
 
     @property
-    def steal(self) -> float | None:
-        return self._of_all_cpus(self.steal_s)
+    def steal_share(self) -> float | None:
+        """The share of all CPUs' time that the host gave to other virtual machines."""
+        return self._share(self.steal_s)
 
-    def _of_all_cpus(self, seconds: float | None) -> float | None:
+    def _share(self, seconds: float | None) -> float | None:
         available_s = self.wall_s * (os.cpu_count() or 1)
         return None if seconds is None or available_s <= 0 else min(max(seconds / available_s, 0.0), 1.0)
 
-    def flags(self) -> set[str]:
-        busy = {"busy"} if self.other is not None and self.other > BUSY_SHARE else set()
-        return busy | ({"steal"} if self.steal is not None and self.steal > STEAL_SHARE else set())
+    def flags(self) -> set[Flag]:
+        """Return the flags for these shares."""
+        shares = ((Flag.BUSY, self.other_share, BUSY_SHARE), (Flag.STEAL, self.steal_share, STEAL_SHARE))
+        return {flag for flag, share, limit in shares if share is not None and share > limit}
+
+
+class Gpu(NamedTuple):
+    """Hold NVML and its handle of a GPU."""
+
+    nvml: Any
+    handle: Any
 
 
 class Sentinels:
-    """Watches one process that measures: `begin` and `end` around each block, `conditions` when it is done."""
+    """Watch a process that measures: `begin` and `end` around each block, `conditions` after the last block."""
 
-    def __init__(self, *, has_gpu: bool = False) -> None:
-        self._nvml = _nvml() if has_gpu else None
-        self._core_latency_s = core_latency()
-        self._first = self._last = _read()
-        self._whole = _Shares()
+    def __init__(self, *, core_latency_s: float | None, gpu: Gpu | None) -> None:
+        self._core_latency_s = core_latency_s
+        self._gpu = gpu
+        self._first_reading = self._start_reading = _read()
+        self._total = _CpuTime()
         self.restart()
 
+    @classmethod
+    def start(cls, *, has_gpu: bool = False) -> Self:
+        """Measure the core latency, which starts a second process, connect to NVML for a GPU, and take a reading."""
+        return cls(core_latency_s=core_latency(), gpu=_first_gpu() if has_gpu else None)
+
     def restart(self) -> None:
-        """Before the first block of something else: what happened earlier is not its own."""
-        self._window = _Shares()
-        self._flags: set[str] = set()
+        """Forget earlier blocks; call this before the first block of another benchmark."""
+        self._window = _CpuTime()
+        self._window_flags: set[Flag] = set()
 
     def begin(self) -> None:
-        """Right before a block."""
-        self._last = _read()
+        """Take a reading right before a block."""
+        self._start_reading = _read()
 
     def end(self) -> tuple[str, ...]:
-        """Right after it: its flags."""
-        now = _read()
+        """Take a reading right after the block, and return the values of its flags, in the order of the alphabet."""
+        start, end = self._start_reading, _read()
         if self._window.wall_s >= WINDOW_S:
-            self._window = _Shares()
-        self._window = self._window.plus(self._last, now)
-        self._whole = self._whole.plus(self._last, now)
+            self._window = _CpuTime()
+        self._window = self._window.plus(start, end)
+        self._total = self._total.plus(start, end)
         if self._window.wall_s >= WINDOW_S:
-            self._flags = self._window.flags()
-            if self._nvml is not None and _gpu(self._nvml)[1]:
-                self._flags.add("throttled")
-        waited_s = _difference(now.waited_s, self._last.waited_s)
-        has_waited = waited_s is not None and waited_s > WAITED_SHARE * (now.at_s - self._last.at_s)
-        return tuple(sorted(self._flags | ({"waited"} if has_waited else set())))
+            self._window_flags = self._window.flags()
+            if self._gpu is not None and _gpu_clock(self._gpu)[1]:
+                self._window_flags.add(Flag.THROTTLED)
+        waited_s = _difference(end.waited_s, start.waited_s)
+        has_waited = waited_s is not None and waited_s > WAITED_SHARE * (end.at_s - start.at_s)
+        return tuple(sorted(map(str, self._window_flags | ({Flag.WAITED} if has_waited else set()))))
 
     def conditions(self, session_id: str) -> Conditions:
-        """The machine during the blocks; context switches since the beginning."""
-        now = _read()
-        clock_hz, throttle = _gpu(self._nvml) if self._nvml is not None else (None, ())
+        """Return the conditions during the blocks. Context switches are counted from the start of the sentinels."""
+        clock_hz, throttle = _gpu_clock(self._gpu) if self._gpu is not None else (None, ())
         return Conditions(
             session=session_id,
             load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            steal_share=self._whole.steal,
-            other_share=self._whole.other,
-            involuntary_switches=_difference(now.switches, self._first.switches),
+            steal_share=self._total.steal_share,
+            other_share=self._total.other_share,
+            involuntary_switches=_difference(_read().switches, self._first_reading.switches),
             frequency_hz=frequency(),
             core_latency_s=self._core_latency_s,
             gpu_clock_hz=clock_hz,
@@ -145,19 +183,20 @@ class Sentinels:
 
 
 def _read() -> _Reading:
+    """Read all counters now."""
     busy_s, steal_s = _cpu_seconds()
     return _Reading(
         at_s=time.perf_counter(),
         own_s=time.process_time(),
         busy_s=busy_s,
         steal_s=steal_s,
-        waited_s=_waited(),
+        waited_s=_waited_s(),
         switches=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else None,
     )
 
 
 def _cpu_seconds() -> tuple[float | None, float | None]:
-    """Seconds that all CPUs together have been busy, and that the host has taken (see proc(5), /proc/stat)."""
+    """Return the busy seconds of all CPUs together, and the seconds that the host took (see proc(5), /proc/stat)."""
     try:
         line = (_PROC / "stat").read_text().split("\n", 1)[0].split()
     except OSError:
@@ -167,51 +206,57 @@ def _cpu_seconds() -> tuple[float | None, float | None]:
     return (user + nice + system + irq + softirq) / ticks_per_s, steal / ticks_per_s
 
 
-def _waited() -> float | None:
-    """Seconds that this process's threads have waited for a CPU; the second number of each thread's schedstat."""
+def _waited_s() -> float | None:
+    """Return the seconds for which the threads of this process waited for a CPU.
+
+    It is the sum over the second number of each thread's `schedstat`.
+    """
     total_ns = 0
     try:
         for thread in (_PROC / "self" / "task").iterdir():
             try:
                 total_ns += int((thread / "schedstat").read_text().split()[1])
-            except (FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            # The thread has just ended.
+            except (FileNotFoundError, ProcessLookupError):
                 continue
     except (OSError, IndexError):
         return None
     return total_ns / 1e9
 
 
-def _difference(now: N | None, before: N | None) -> N | None:
-    return None if now is None or before is None else now - before
+def _difference(end: N | None, start: N | None) -> N | None:
+    return None if end is None or start is None else end - start
 
 
 def frequency() -> float | None:
-    """Hertz of the slowest CPU in use; None where the system does not tell (most virtual machines)."""
-    found = []
-    for cpu in _cpus():
-        try:
-            found.append(int(Path(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq").read_text()) * 1e3)
-        except (OSError, ValueError):
-            return None
-    return min(found, default=None)
+    """Return the frequency of the slowest CPU in use, in hertz; None if not available (most virtual machines)."""
+    try:
+        return min((_frequency(cpu) for cpu in _cpus()), default=None)
+    except (OSError, ValueError):
+        return None
+
+
+def _frequency(cpu: int) -> float:
+    return int(Path(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq").read_text()) * 1e3
 
 
 def governors() -> set[str]:
-    """How the CPUs in use choose their frequency; empty where the system does not tell."""
-    found = set()
+    """Return the frequency governors of the CPUs in use; empty if not available."""
+    names = set()
     for cpu in _cpus():
         try:
-            found.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor").read_text().strip())
+            names.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor").read_text().strip())
         except OSError:
             return set()
-    return found
+    return names
 
 
 def _cpus() -> list[int]:
+    """Return the CPUs that this process may use; empty if the system cannot bind a process to a CPU."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-# The other end of the line: answers by setting the byte back.
+# The program of the second process: it answers by setting the byte back to 0.
 _ANSWER = """
 import mmap, os, sys
 os.sched_setaffinity(0, {int(sys.argv[2])})
@@ -226,11 +271,11 @@ for _ in range(int(sys.argv[3])):
 
 
 def core_latency(trips: int = 2000) -> float | None:
-    """Seconds that a cache line takes from the first CPU in use to the last and back, median of five runs.
+    """Return the seconds that a cache line takes from the first CPU in use to the last and back.
 
-    Measured by two interpreters that spin on one byte, each bound to its CPU, so it includes the interpreter's own few
-    dozen ns: good for telling near cores from far ones, and one hour from another, not for absolute figures.
-    None on one CPU, and where processes cannot be bound to one.
+    Two interpreters, each bound to its CPU, spin on one byte; the result is the median of five runs. It includes a few
+    dozen nanoseconds of the interpreter. So it tells near cores from far ones, and shows a change from hour to hour,
+    but it is no absolute figure. None with one CPU, or if the system cannot bind a process to a CPU.
     """
     cpus = _cpus()
     if len(cpus) < 2:
@@ -241,7 +286,7 @@ def core_latency(trips: int = 2000) -> float | None:
         line = mmap.mmap(file.fileno(), 4096)
         command = [sys.executable, "-S", "-c", _ANSWER, file.name, str(cpus[-1]), str(runs * trips)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as other:  # noqa: S603
-            # of this thread alone: the threads of a library that computes stay where they are
+            # This binds the current thread only. The threads of libraries that compute stay where they are.
             os.sched_setaffinity(0, {cpus[0]})
             try:
                 seconds = [_trips(line, trips, other) for _ in range(runs)]
@@ -252,7 +297,7 @@ def core_latency(trips: int = 2000) -> float | None:
 
 
 def _trips(line: mmap.mmap, trips: int, other: subprocess.Popen[bytes]) -> float | None:
-    """Seconds per trip; None if the other end is gone."""
+    """Return the seconds of one trip; None if the other process has ended or does not answer."""
     deadline = time.perf_counter() + 5.0
     while line[1] == 0:
         if other.poll() is not None or time.perf_counter() > deadline:
@@ -266,19 +311,19 @@ def _trips(line: mmap.mmap, trips: int, other: subprocess.Popen[bytes]) -> float
     return (time.perf_counter() - start) / trips
 
 
-def _nvml() -> Any | None:
-    """NVML's first device, if nvidia-ml-py is installed (`pip install mlpbench[nvml]`) and there is a driver."""
+def _first_gpu() -> Gpu | None:
+    """Return the first GPU of NVML; None without nvidia-ml-py (`pip install mlpbench[nvml]`) or without a driver."""
     try:
         nvml: Any = importlib.import_module("pynvml")
         nvml.nvmlInit()
-        return nvml, nvml.nvmlDeviceGetHandleByIndex(0)
-    except Exception:  # noqa: BLE001 (NVML has an exception class for every way of not being there)
+        return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(0))
+    except Exception:  # noqa: BLE001 (NVML has an exception class for every reason why it is not available)
         return None
 
 
-def _gpu(device: Any) -> tuple[float | None, tuple[str, ...]]:
-    """The clock of the GPU's multiprocessors in hertz, and why it is lower than it could be."""
-    nvml, handle = device
+def _gpu_clock(gpu: Gpu) -> tuple[float | None, tuple[str, ...]]:
+    """Return the clock of the GPU's multiprocessors in hertz, and the reasons why it is lower than it could be."""
+    nvml, handle = gpu
     try:
         clock_hz = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM) * 1e6
         reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)

@@ -1,1 +1,1 @@
-"""Times and memory: interleaved, in fresh processes, from pytest."""
+"""Measure times and memory: interleaved, in fresh processes, from pytest."""

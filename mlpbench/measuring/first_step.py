@@ -1,9 +1,9 @@
-"""What an engine's first step costs: libraries that are built, graphs that are compiled, memory that is laid out."""
+"""Measure what an engine's first step costs: libraries to build, graphs to compile, memory to lay out."""
 
 import os
 import tempfile
 
-from mlpbench.config import RunConfig
+from mlpbench.config import Clock, RunConfig
 from mlpbench.machine.clock import now
 from mlpbench.measuring.fresh_process import in_fresh_process
 from mlpbench.measuring.timing import new_id
@@ -11,29 +11,31 @@ from mlpbench.records.kinds import Block, Measurement
 from mlpbench.training.trainer import Trainer
 
 OPERATION = "first_step"
-_CACHES = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+# The environment variables that say where engines keep what they built.
+_CACHE_VARIABLES = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def measure(config: RunConfig, session_id: str) -> tuple[Measurement, Block]:
-    """Time from a trainer with its data to the end of the first step of an epoch, in a fresh process with empty caches.
+    """Time the building of a trainer and its first step of an epoch, in a fresh process with empty caches.
 
-    PyTorch itself is woken before, by a step of the default engine.
+    PyTorch itself starts up before, in a step of the default engine, so that its start is not part of the time.
 
     Raises:
         InputError: if the engine cannot run here.
     """
     with tempfile.TemporaryDirectory() as folder:
-        seconds, used, samples = in_fresh_process(_first_step, config, folder)
+        seconds, resolved_config, num_samples = in_fresh_process(_first_step, config, folder)
     measurement = Measurement(
         id=new_id(),
         session=session_id,
         suite="engines",
         group=new_id(),
         operation=OPERATION,
-        config=used,
-        clock="throughput",
+        config=resolved_config,
+        clock=Clock.THROUGHPUT.value,
         rounds=1,
-        samples_per_call=samples,
+        samples_per_call=num_samples,
         warm_up_s=0.0,
         settled=False,
     )
@@ -41,8 +43,10 @@ def measure(config: RunConfig, session_id: str) -> tuple[Measurement, Block]:
 
 
 def _first_step(config: RunConfig, folder: str) -> tuple[float, RunConfig, int]:
-    os.environ.update(dict.fromkeys(_CACHES, folder))
-    trainer = Trainer(RunConfig(device=config.device, dataset=config.dataset))  # wakes PyTorch and the data
+    """Return the seconds, the config with its device resolved, and the number of samples of the step."""
+    os.environ.update(dict.fromkeys(_CACHE_VARIABLES, folder))
+    # This starts PyTorch, and loads the data.
+    trainer = Trainer(RunConfig(device=config.device, dataset=config.dataset))
     trainer.prepare("train_step")
     start = now()
     trainer = Trainer(config)

@@ -1,4 +1,4 @@
-"""Fresh processes: what one process cannot know about itself."""
+"""Run a function in a fresh process, because a process cannot see how another one would differ."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The function's result, computed by a new interpreter that inherits the environment variables and nothing else.
+    """Return the function's result from a new interpreter, which inherits only the environment variables.
 
     Function, arguments and result must be picklable. An exception of the function is raised here.
     """

@@ -1,4 +1,4 @@
-"""One side of a comparison: settings, variables, an interpreter, a commit."""
+"""Describe one side of a comparison: settings, environment variables, an interpreter, a commit."""
 
 import subprocess
 import sys
@@ -14,21 +14,22 @@ from mlpbench.errors import InputError
 SIDES = ("a", "b")
 
 
-# --- a side -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """What one side of a comparison runs: settings of the workload, variables, an interpreter, a commit."""
+    """Say what one side of a comparison runs, and in which environment."""
 
-    settings: tuple[str, ...] = ()  # field=value
+    settings: tuple[str, ...] = ()
+    """Changes of the workload, each as `field=value`."""
     variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of its processes."""
     interpreter: str = sys.executable
+    """The Python that runs its processes."""
     commit: str | None = None
+    """The commit whose source it runs, as a short hash; None for the source of this process."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The side as text for the record, without paths."""
+        """The side as text for a record, without paths."""
         labels = [*self.settings, *(f"env:{name}={without_paths(value)}" for name, value in self.variables.items())]
         if self.commit:
             labels.append(f"commit={self.commit}")
@@ -38,10 +39,10 @@ class Side:
 
 
 def parse_side(settings: Sequence[str], config: RunConfig) -> Side:
-    """A side from `field=value` on top of the config, `env:NAME=VALUE`, `python=PATH` and `commit=REVISION`.
+    """Build a side from `field=value` on top of the config, `env:NAME=VALUE`, `python=PATH` and `commit=REVISION`.
 
     Raises:
-        InputError: for anything else, an unknown field, or a commit that is not there.
+        InputError: for any other text, an unknown field, or a commit that Git does not know.
     """
     fields: list[str] = []
     variables = {}
@@ -49,13 +50,15 @@ def parse_side(settings: Sequence[str], config: RunConfig) -> Side:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
-            raise InputError(f"a side is field=value, env:NAME=VALUE, python=PATH or commit=REVISION, not {setting!r}")
+            raise InputError(
+                f"a setting of a side is field=value, env:NAME=VALUE, python=PATH or commit=REVISION, not {setting!r}"
+            )
         if name.startswith("env:"):
             variables[name.removeprefix("env:")] = value
         elif name == "python":
             interpreter = value
         elif name == "commit":
-            commit = _git("rev-parse", "--verify", "--short=12", f"{value}^{{commit}}")
+            commit = _hash(value)
         else:
             fields.append(setting)
     override(config, fields)
@@ -64,10 +67,10 @@ def parse_side(settings: Sequence[str], config: RunConfig) -> Side:
 
 @contextmanager
 def worktree(commit: str | None) -> Iterator[Path | None]:
-    """A git worktree of the commit in a temporary folder, gone afterwards; None for None.
+    """Give a git worktree of the commit in a temporary folder, and remove it at the end; for None, give None.
 
     Raises:
-        InputError: if this is no git repository, or has no such commit.
+        InputError: if this folder is in no git repository, or if the repository has no such commit.
     """
     if commit is None:
         yield None
@@ -82,12 +85,31 @@ def worktree(commit: str | None) -> Iterator[Path | None]:
                 _git("worktree", "remove", "--force", str(path))
 
 
-def _git(*arguments: str) -> str:
+def _hash(revision: str) -> str:
+    """Return the short hash of a commit.
+
+    Raises:
+        InputError: if this folder is in no git repository, or if Git does not know the revision.
+    """
+    # Fails outside a repository, so that the error below is about the revision.
+    _git("rev-parse", "--git-dir")
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        return _git("rev-parse", "--verify", "--short=12", f"{revision}^{{commit}}")
+    except InputError:
+        raise InputError(f"Git knows no commit or branch {revision!r}; `git log --oneline` lists commits") from None
+
+
+def _git(*arguments: str) -> str:
+    """Run git, and return its output.
+
+    Raises:
+        InputError: if git is missing, or fails.
+    """
+    try:
+        process = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
     except OSError as error:
-        raise InputError(f"git cannot be run ({error.strerror}); a side that is a commit needs it") from None
-    if done.returncode:
-        told = (done.stderr.strip().splitlines() or ["it failed"])[-1].removeprefix("fatal: ")
-        raise InputError(f"git {arguments[0]} {arguments[-1]}: {told}")
-    return done.stdout.strip()
+        raise InputError(f"cannot run git ({error.strerror}); a side with commit=REVISION needs it") from None
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise InputError(f"git {arguments[0]} failed: {lines[-1].removeprefix('fatal: ')}")
+    return process.stdout.strip()

@@ -1,13 +1,10 @@
-"""The one clock that synchronises; warm up, calibrate, and measure in turns.
-
-No other file of the project waits for a device in order to time it.
-"""
+"""Warm up, choose the length of a block, and time operations interleaved."""
 
 import random
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 
@@ -18,18 +15,28 @@ from mlpbench.machine.control_workload import Control
 from mlpbench.machine.sentinels import Sentinels
 from mlpbench.records.kinds import Block, Measurement, Session
 
-MIN_BLOCK_S = 0.020  # a synchronisation costs about 10 us: under .1 % of such a block
-SETTLED_RATIO = 0.02  # two successive blocks within this have settled
+MIN_BLOCK_S = 0.020
+"""The shortest block. A synchronisation costs about 10 µs, which is less than 0.1 % of it."""
+
+STABLE_RATIO = 0.02
+"""The warm-up is stable when two successive blocks differ by at most this fraction."""
+
+DEVICE_CALLS = 10
+"""Calls of a block on the device clock. Their kernels must fit into the GPU's queue of about 1,000 entries."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """How much to measure. One process describes itself only: verdicts need several."""
+    """Say how much to measure. A verdict needs several processes, because one process describes only itself."""
 
-    processes: int  # fresh ones, one after the other
-    rounds: int  # blocks of an operation shorter than MIN_BLOCK_S, in each process
-    epoch_rounds: int  # blocks of an operation that is longer, one call each
-    warm_up_s: float  # at most, per measurement
+    processes: int
+    """Fresh processes, one after the other."""
+    rounds: int
+    """Blocks in each process, for an operation that is shorter than `MIN_BLOCK_S`."""
+    epoch_rounds: int
+    """Blocks in each process, for a longer operation: one call is one block."""
+    warm_up_s: float
+    """The longest warm-up of a measurement, in seconds."""
 
 
 PRESETS = {
@@ -38,18 +45,25 @@ PRESETS = {
     "rigorous": Preset(processes=12, rounds=10, epoch_rounds=5, warm_up_s=2.0),
 }
 
-# Calls of a block on the device clock: its kernels have to fit into the queue (some 1,000), behind one that waits.
-DEVICE_CALLS = 10
-
 
 class Timeable(Protocol):
-    """What `measure` needs of a trainer."""
+    """Describe the part of a trainer that `measure` needs."""
 
     @property
     def config(self) -> RunConfig: ...  # noqa: D102
     def operation(self, name: str) -> Callable[[], object]: ...  # noqa: D102
     def samples_per_call(self, name: str) -> int: ...  # noqa: D102
     def prepare(self, name: str) -> None: ...  # noqa: D102
+
+
+class WarmUp(NamedTuple):
+    """Hold the outcome of a warm-up."""
+
+    iterations: int
+    """The number of calls that fill a block."""
+    spent_s: float
+    is_stable: bool
+    """True if the last two blocks agreed, False if the limit was reached before."""
 
 
 def check_clock(clock: str, operation: str, device: str) -> None:
@@ -66,28 +80,29 @@ def check_clock(clock: str, operation: str, device: str) -> None:
 
 
 class Watch:
-    """What runs and reads beside the blocks of one process, outside their timed regions: control and sentinels."""
+    """Run the control workload and the sentinels beside the blocks of one process, outside their timed regions."""
 
-    def __init__(self, device: torch.device, now: Callable[[], float] = now) -> None:
-        self._control = Control(device, now)
-        self.sentinels = Sentinels(has_gpu=device.type == "cuda")
+    def __init__(self, control: Control, sentinels: Sentinels) -> None:
+        self._control, self.sentinels = control, sentinels
+
+    @classmethod
+    def start(cls, device: torch.device) -> Self:
+        """Prepare the control workload on the device, and start the sentinels."""
+        return cls(Control(device, now), Sentinels.start(has_gpu=device.type == "cuda"))
 
     def begin(self) -> None:
-        """Right before a block."""
+        """Start to watch, right before a block."""
         self.sentinels.begin()
 
     def end(self) -> tuple[tuple[str, ...], int]:
-        """Right after it: its flags, and nanoseconds of the control workload."""
+        """Stop right after the block. Return its flags, and the nanoseconds of the control workload."""
         return self.sentinels.end(), self._control()
 
 
-def warm_up(call: Callable[[], object], limit_s: float, now: Callable[[], float] = now) -> tuple[int, float, bool]:
+def warm_up(call: Callable[[], object], limit_s: float, now: Callable[[], float] = now) -> WarmUp:
     """Call until a block is long enough, and then until two successive blocks agree or the limit is reached.
 
-    The first call is not counted: it may load libraries, and would pass for a block.
-
-    Returns:
-        The number of calls that fill a block, the seconds spent, and whether the blocks agreed.
+    The first call fills no block, because it may load libraries, and would seem long enough for a block.
     """
     start = now()
     call()
@@ -96,26 +111,26 @@ def warm_up(call: Callable[[], object], limit_s: float, now: Callable[[], float]
     while True:
         block_ns = time_block(call, iterations, now)
         if block_ns < MIN_BLOCK_S * 1e9:
-            wanted = round(1.1 * MIN_BLOCK_S * 1e9 * iterations / max(block_ns, 1))
-            iterations = min(max(wanted, iterations + 1), 10 * iterations)
+            estimate = round(1.1 * MIN_BLOCK_S * 1e9 * iterations / max(block_ns, 1))
+            iterations = min(max(estimate, iterations + 1), 10 * iterations)
             previous_ns = 0
             continue
-        settled = abs(block_ns - previous_ns) <= SETTLED_RATIO * block_ns
+        is_stable = abs(block_ns - previous_ns) <= STABLE_RATIO * block_ns
         spent_s = now() - start
-        if settled or (previous_ns and spent_s >= limit_s):
-            return iterations, spent_s, settled
+        if is_stable or (previous_ns and spent_s >= limit_s):
+            return WarmUp(iterations, spent_s, is_stable)
         previous_ns = block_ns
 
 
-def ready(trainer: Timeable, operation: str, limit_s: float, now: Callable[[], float] = now) -> tuple[int, float, bool]:
-    """Prepare a trainer and warm the operation up; returns what `warm_up` does.
+def ready(trainer: Timeable, operation: str, limit_s: float, now: Callable[[], float] = now) -> WarmUp:
+    """Prepare a trainer, and warm the operation up.
 
-    A long operation is warmed up by single steps, which run the same code, and fills a block with one call.
+    A long operation is warmed up by single steps, which run the same code. One call of it fills a block.
     """
     trainer.prepare(operation)
     is_long = Operation(operation).is_long
-    calls, spent_s, settled = warm_up(trainer.operation("train_step" if is_long else operation), limit_s, now)
-    return 1 if is_long else calls, spent_s, settled
+    outcome = warm_up(trainer.operation("train_step" if is_long else operation), limit_s, now)
+    return outcome._replace(iterations=1) if is_long else outcome
 
 
 def begin(
@@ -130,11 +145,11 @@ def begin(
     clock: str = Clock.THROUGHPUT,
     now: Callable[[], float] = now,
 ) -> tuple[Measurement, int]:
-    """Make an operation ready: the record of what is about to be timed, and the number of calls that fill a block.
+    """Warm an operation up. Return the record of the coming measurement, and the number of calls that fill a block.
 
-    Without a group the measurement is one of its own.
+    Without a group, the measurement gets a new group to itself.
     """
-    iterations, spent_s, settled = ready(trainer, operation, warm_up_s, now)
+    iterations, spent_s, is_stable = ready(trainer, operation, warm_up_s, now)
     measurement = Measurement(
         id=new_id(),
         session=session.id,
@@ -146,13 +161,13 @@ def begin(
         rounds=rounds,
         samples_per_call=trainer.samples_per_call(operation),
         warm_up_s=round(spent_s, 6),
-        settled=settled,
+        settled=is_stable,
     )
     return measurement, iterations
 
 
 def new_id() -> str:
-    """A name that no other measurement has."""
+    """Return a random id, for a measurement or a group."""
     return uuid.uuid4().hex[:12]
 
 
@@ -169,7 +184,7 @@ def measure(
     watch: Watch | None = None,
     now: Callable[[], float] = now,
 ) -> None:
-    """Time one operation of several trainers in turns: every round times each once, in an order drawn anew.
+    """Time one operation of several trainers, interleaved: each round times every trainer once, in a new random order.
 
     Every record is emitted as soon as it exists.
     """
@@ -215,17 +230,17 @@ def observe(
     watch: Watch | None,
     now: Callable[[], float] = now,
 ) -> Block:
-    """One timed block, with what happened beside it."""
+    """Time one block, and return it with its flags and the time of the control workload."""
     call = trainer.operation(measurement.operation)
     trainer.prepare(measurement.operation)
     if watch:
         watch.begin()
     device_ns = None
-    if measurement.clock == "device":
+    if measurement.clock == Clock.DEVICE:
         iterations = min(iterations, DEVICE_CALLS)
         wall_ns = device_ns = device_block(call, iterations)
     else:
-        wall_ns = time_block(waiting(call) if measurement.clock == "latency" else call, iterations, now)
+        wall_ns = time_block(waiting(call) if measurement.clock == Clock.LATENCY else call, iterations, now)
     flags, control_ns = watch.end() if watch else ((), None)
     return Block(
         measurement=measurement.id,

@@ -1,7 +1,7 @@
-"""Fresh processes: what one process cannot know about itself. Runs the plans of `ab` and `aa`.
+"""Run the plans of `ab` and `aa`: pairs of fresh processes, because a process cannot see how another one would differ.
 
-The two processes of a pair start together, are warmed up one after the other, and then take turns, block by block,
-while the other waits: a machine that changes its speed changes it for both.
+The two processes of a pair start together, and are warmed up one after the other. Then they are interleaved: one times
+a block while the other waits. So when the machine changes its speed, it changes for both.
 """
 
 import itertools
@@ -19,8 +19,6 @@ from mlpbench.measuring.worker_process import PROTOCOL, WorkerProcess
 from mlpbench.records.kinds import Ending, Plan, Record, Session
 from mlpbench.records.results import Results
 
-# --- a plan -----------------------------------------------------------------------------------------------------------
-
 
 def make_plan(
     a: Side,
@@ -34,7 +32,7 @@ def make_plan(
     interleaved: bool,
     margin_ratio: float | None = None,
 ) -> Plan:
-    """A new plan; which side comes first is drawn."""
+    """Return a new plan; the side that comes first is random."""
     plan_id = uuid.uuid4().hex[:12]
     return Plan(
         id=plan_id,
@@ -52,24 +50,25 @@ def make_plan(
     )
 
 
-def same_design(results: Results, wanted: Plan) -> Plan | None:
-    """The newest plan that asks for the same as `wanted`."""
+def same_design(results: Results, plan: Plan) -> Plan | None:
+    """Return the newest plan of the results that measures the same as `plan`; None if there is no such plan."""
 
     def design(plan: Plan) -> tuple[object, ...]:
         return plan.a, plan.b, plan.operations, plan.config, plan.pairs, plan.rounds, plan.interleaved
 
-    same = [p for p in results.plans.values() if design(p) == design(wanted)]
-    return max(same, key=lambda plan: plan.started_at, default=None)
+    plans = [p for p in results.plans.values() if design(p) == design(plan)]
+    return max(plans, key=lambda plan: plan.started_at, default=None)
 
 
 def finished(results: Results, plan: Plan) -> dict[int, Session]:
-    """The plan's processes that measured everything they were to, by position; the last of those at one position."""
-    whole = Counter(results.measurements[measurement].session for measurement in results.whole())
-    return {s.process: s for s in results.sessions.values() if s.run == plan.id and whole[s.id] == len(plan.operations)}
+    """Return the plan's complete processes, by position; of several at one position, the last one."""
+    counts = Counter(results.measurements[measurement].session for measurement in results.whole())
+    sessions = results.sessions.values()
+    return {s.process: s for s in sessions if s.run == plan.id and counts[s.id] == len(plan.operations)}
 
 
 def orders(first: str) -> Iterator[tuple[str, str]]:
-    """ABBA from the first side on: which goes first in each turn.
+    """Give the order of the sides in each round: A, B, B, A ..., or B, A, A, B ... from side b.
 
     >>> [one + other for one, other in itertools.islice(orders("a"), 4)]
     ['ab', 'ba', 'ab', 'ba']
@@ -81,16 +80,17 @@ def orders(first: str) -> Iterator[tuple[str, str]]:
 def run_plan(
     plan: Plan,
     sides: Mapping[str, Side],
-    done: Mapping[int, Session],
+    complete: Mapping[int, Session],
     emit: Callable[[Record], None],
     *,
     preset: str,
     warm_up_s: float,
     on_pair: Callable[[int], str | None],
 ) -> None:
-    """Measure the plan's pairs that are not `done`; process 2p and 2p + 1 are pair p.
+    """Measure the plan's pairs whose processes are not `complete`; processes 2p and 2p + 1 are pair p.
 
-    `on_pair` is told how many pairs there are after each that ran in turns, and gives the reason to stop, or None.
+    After each pair of an interleaved plan, `on_pair` gets the number of pairs so far. It returns a reason to stop, or
+    None.
 
     Raises:
         InputError: if a side cannot run.
@@ -122,8 +122,9 @@ def run_plan(
         starts = itertools.islice(orders(plan.first), plan.pairs)
         if plan.interleaved:
             for pair, order in enumerate(starts):
-                if {2 * pair, 2 * pair + 1} <= done.keys():
-                    continue  # its verdicts were read, or shall not be read with the pairs after it
+                if {2 * pair, 2 * pair + 1} <= complete.keys():
+                    # Its verdicts were read before the interruption, or must not be read together with later pairs.
+                    continue
                 with ExitStack() as running:
                     _measure(plan, {s: start(running, s, 2 * pair + place) for place, s in enumerate(order)})
                 reason = on_pair(pair + 1)
@@ -131,11 +132,11 @@ def run_plan(
                     emit(Ending(plan=plan.id, reason=reason))
                     return
         else:
-            # side by side in the record, one after the other in time
+            # The same positions as in an interleaved plan, but all processes of one side come first.
             for side in SIDES if plan.first == "a" else SIDES[::-1]:
                 for pair in range(plan.pairs):
                     process = 2 * pair + (side != plan.first)
-                    if process not in done:
+                    if process not in complete:
                         with ExitStack() as running:
                             _measure(plan, {side: start(running, side, process)})
         emit(Ending(plan=plan.id, reason=f"all {plan.pairs} pairs measured"))
@@ -147,7 +148,7 @@ def _settings(config: RunConfig) -> list[str]:
 
 
 def _measure(plan: Plan, processes: Mapping[str, WorkerProcess]) -> None:
-    """One process alone, or two in turns."""
+    """Measure one process alone, or two interleaved."""
     for process in processes.values():
         process.wait()
     for process in processes.values():

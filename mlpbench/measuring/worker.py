@@ -1,20 +1,20 @@
-"""A fresh process that measures on command: `python -m mlpbench.measuring.worker`, started by `worker_process.py`.
+"""Measure on command, in a fresh process: `python -m mlpbench.measuring.worker`, started by `worker_process.py`.
 
-It reads a job and then commands, one JSON line each, from standard input; it writes records, and one answer for each
-command, to standard output. What libraries print goes to standard error. It ends when its input does, so it does not
-outlive a driver that was killed.
+The process reads JSON lines from standard input: first a job, then commands. To standard output it writes records, and
+one answer to each line. What libraries print goes to standard error. The process ends when its input ends, so it does
+not outlive a driver that was killed.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from mlpbench.config import Operation, RunConfig, override
-from mlpbench.errors import InputError, check_name
+from mlpbench.errors import InputError, check_name, choose
 from mlpbench.machine import environment, peaks
 from mlpbench.measuring import timing
 from mlpbench.measuring.worker_process import PROTOCOL
@@ -27,7 +27,7 @@ WAKE_S = 0.03
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What to measure, and as which process of which run."""
+    """Say what to measure, and as which process of which run. The fields are part of the protocol."""
 
     protocol: int
     command: str
@@ -36,51 +36,75 @@ class Job:
     process: int
     side: str
     suite: str
-    settings: list[str]  # field=value
+    settings: list[str]
+    """Changes of the workload, each as `field=value`."""
     operations: list[str]
     rounds: int
     warm_up_s: float
-    has_peaks: bool  # measure the machine's peaks too
-    takes_turns: bool  # with another process, which must find the CPUs free
+    has_peaks: bool
+    """True if the worker also measures the peak rates of the machine."""
+    takes_turns: bool
+    """True if another process is interleaved with this one, and must find the CPUs free."""
 
 
 @dataclass(slots=True)
 class _Turn:
-    trainer: Trainer
+    """Hold an operation to time; measurement and iterations are set by the warm-up."""
+
     operation: str
     measurement: Measurement | None = None
     iterations: int = 1
 
 
 class Worker:
-    """Builds the job's trainers, then warms up and times them block by block as the driver says."""
+    """Warm up and time the job's operations, block by block, as the driver commands."""
 
-    def __init__(self, job: Job, emit: Callable[[Record], None]) -> None:
+    def __init__(self, job: Job, trainer: Trainer, session: Session, emit: Callable[[Record], None]) -> None:
+        self.session = session
+        self._job, self._trainer, self._emit = job, trainer, emit
+        self._turns = [_Turn(operation) for operation in job.operations]
+        self._watch: timing.Watch | None = None
+        self._commands: dict[str, Callable[..., None]] = {"warm": self._warm, "block": self._block, "end": self._end}
+
+    @classmethod
+    def start(cls, job: Job, emit: Callable[[Record], None]) -> Self:
+        """Build the trainer, and emit the session.
+
+        Raises:
+            InputError: for a job of another protocol, or one that cannot run here.
+        """
         if job.protocol != PROTOCOL:
-            raise InputError(f"this mlpbench measures by protocol {PROTOCOL}, not {job.protocol}")
-        self._job = job
-        self._emit = emit
+            raise InputError(
+                f"the worker understands protocol {PROTOCOL}, not {job.protocol}; "
+                "compare versions of mlpbench that have the same protocol"
+            )
         config = override(RunConfig(), job.settings)
         for operation in job.operations:
             check_name(Operation, operation, "operation")
         trainer = Trainer(config)
-        self._turns = [_Turn(trainer, operation) for operation in job.operations]
         trainer.use_threads()
-        self.session: Session = environment.start_session(
-            job.command, job.preset, run=job.run, process=job.process, side=job.side
-        )
-        self._device = environment.resolve_device(config.device)
-        emit(self.session)
+        session = environment.start_session(job.command, job.preset, run=job.run, process=job.process, side=job.side)
+        emit(session)
+        return cls(job, trainer, session, emit)
 
-    def warm(self) -> None:
-        """Warm every operation up; the driver lets no other process run meanwhile."""
+    def execute(self, command: str, arguments: Sequence[int]) -> None:
+        """Carry out a command of the driver: `warm`, `block` or `end`.
+
+        Raises:
+            InputError: for any other command, or if the threads of this process do not rest.
+        """
+        choose(self._commands, command, "command")(*arguments)
+
+    def _warm(self) -> None:
+        """Warm every operation up; the driver lets no other process run during this time."""
+        device = environment.resolve_device(self._trainer.config.device)
         if self._job.has_peaks:
-            for peak in peaks.measure(self.session.id, self._device):
+            for peak in peaks.measure(self.session.id, device):
                 self._emit(peak)
-        self._watch = timing.Watch(self._device)
+        self._watch = timing.Watch.start(device)
         for turn in self._turns:
             turn.measurement, turn.iterations = timing.begin(
-                turn.trainer,
+                self._trainer,
                 turn.operation,
                 self.session,
                 suite=self._job.suite,
@@ -90,14 +114,14 @@ class Worker:
             self._emit(turn.measurement)
         self._rest()
 
-    def block(self, index: int, round_index: int, order: int) -> None:
-        """Time one block of the operation of that index."""
+    def _block(self, index: int, round_index: int, order: int) -> None:
+        """Time one block of the operation at position `index` of the job."""
         turn = self._turns[index]
-        assert turn.measurement is not None, "warm comes before block"
-        wake(turn.trainer.train_step)
+        assert turn.measurement is not None, "the driver sends `warm` before `block`"
+        wake(self._trainer.train_step)
         block = timing.observe(
             turn.measurement,
-            turn.trainer,
+            self._trainer,
             iterations=turn.iterations,
             round_index=round_index,
             order=order,
@@ -106,38 +130,42 @@ class Worker:
         self._emit(block)
         self._rest()
 
+    def _end(self) -> None:
+        """Emit the conditions of the machine during the blocks."""
+        assert self._watch is not None, "the driver sends `warm` before `end`"
+        self._emit(self._watch.sentinels.conditions(self.session.id))
+
     def _rest(self) -> None:
         if self._job.takes_turns and not rest():
-            raise InputError("its threads never rest (OMP_WAIT_POLICY=ACTIVE?), so it cannot take turns; use --blocked")
-
-    def end(self) -> None:
-        """Say what the machine did meanwhile."""
-        self._emit(self._watch.sentinels.conditions(self.session.id))
+            raise InputError(
+                "its idle threads still use the CPU (is OMP_WAIT_POLICY=ACTIVE set?), "
+                "so it cannot be interleaved with another process; use --blocked"
+            )
 
 
 def wake(call: Callable[[], object], spent_s: float = WAKE_S) -> None:
-    """Call for a while: threads that slept begin on one CPU, and the kernel takes some ms to spread them over all."""
+    """Call for a while, because threads that slept start on one CPU, and the kernel spreads them after some ms."""
     start = time.perf_counter()
     while time.perf_counter() - start < spent_s:
         call()
 
 
 def rest(limit_s: float = 2.0) -> bool:
-    """Wait until this process uses no CPU, and say whether it came to that.
+    """Wait until this process uses no CPU; return False if it still uses one at the limit.
 
-    OpenMP's threads spin for some ms after their work, in the hope of more; that would cost the next process a CPU.
+    OpenMP's threads spin for some ms after their work, to be ready for more. That would cost the next process a CPU.
     """
     deadline = time.perf_counter() + limit_s
     while time.perf_counter() < deadline:
-        used_s, start = time.process_time(), time.perf_counter()
+        before_s, start = time.process_time(), time.perf_counter()
         time.sleep(0.001)
-        if time.process_time() - used_s < 0.3 * (time.perf_counter() - start):
+        if time.process_time() - before_s < 0.3 * (time.perf_counter() - start):
             return True
     return False
 
 
 def serve(commands: Iterator[str], out: TextIO) -> None:
-    """Do what the commands say until they end; the first is the job."""
+    """Start a worker for the job in the first line, and carry out the commands in the lines after it."""
 
     def emit(record: Record) -> None:
         print(encode(record), file=out, flush=True)
@@ -146,11 +174,11 @@ def serve(commands: Iterator[str], out: TextIO) -> None:
         print(json.dumps({"answer": content}), file=out, flush=True)
 
     try:
-        worker = Worker(Job(**json.loads(next(commands))), emit)
+        worker = Worker.start(Job(**json.loads(next(commands))), emit)
         answer(done="start")
         for line in commands:
             name, *arguments = json.loads(line)
-            getattr(worker, name)(*arguments)
+            worker.execute(name, arguments)
             answer(done=name)
     except InputError as error:
         answer(refused=str(error))
@@ -159,7 +187,8 @@ def serve(commands: Iterator[str], out: TextIO) -> None:
 def main() -> None:
     """Serve the driver on standard input and output."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
-        os.dup2(2, 1)  # what a library prints must not pass for a record
+        # From here on, standard output goes to standard error: what a library prints must not be read as a record.
+        os.dup2(2, 1)
         serve(iter(sys.stdin), out)
 
 

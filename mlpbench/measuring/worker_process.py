@@ -1,4 +1,4 @@
-"""Start a worker in a process of its own, and give it commands."""
+"""Start a worker in a process of its own, and send it commands."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from mlpbench.records.kinds import Record
 PROTOCOL = 1
 """The version of the commands that `mlpbench.measuring.worker` understands."""
 
-# Commits before the packages have their worker at another place, and can be measured all the same.
+# In older commits, without the package `measuring`, the worker is `mlpbench/worker.py`. They can be measured too.
 _START = """
 import runpy
 try:
@@ -31,7 +31,7 @@ runpy.run_module(worker, run_name="__main__")
 
 
 class WorkerProcess:
-    """One worker, as its driver sees it."""
+    """Hold the process of one worker, send its commands, and pass its records on."""
 
     def __init__(
         self, name: str, process: "subprocess.Popen[str]", errors: IO[str], emit: Callable[[Record], None]
@@ -40,12 +40,12 @@ class WorkerProcess:
 
     @classmethod
     def start(cls, side: Side, source: Path | None, job: Mapping[str, Any], emit: Callable[[Record], None]) -> Self:
-        """Start a worker of this side, from the source of a worktree if one is given, and send it its job.
+        """Start a worker of this side, and send it its job. `source` is the worktree to run, None for this source.
 
         Raises:
             InputError: if the interpreter cannot be run.
         """
-        name = f"side {job['side']} ({' '.join(side.labels) or 'as it is'})"
+        name = f"side {job['side']} ({' '.join(side.labels) or 'this environment'})"
         environment = os.environ | side.variables
         if source is not None:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), environment.get("PYTHONPATH"))))
@@ -53,7 +53,7 @@ class WorkerProcess:
             environment["MLPBENCH_DATA"] = str(Path(environment["MLPBENCH_DATA"]).resolve())
         # A file, because a pipe that nobody reads would fill up; `__exit__` closes it.
         errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        # The path as it was given, since the Python of a virtual environment is a link.
+        # Not resolved, because the Python of a virtual environment is a link.
         interpreter = Path(shutil.which(side.interpreter) or side.interpreter).absolute()
         try:
             process = subprocess.Popen(  # noqa: S603
@@ -77,35 +77,40 @@ class WorkerProcess:
         self._errors.close()
 
     def ask(self, *command: Any) -> None:
-        """Give a command, and wait until it is done."""
+        """Send a command, and wait until it is done.
+
+        Raises:
+            InputError: if the worker refuses the command, or ends.
+        """
         self._send(command)
         self.wait()
 
     def _send(self, content: Any) -> None:
-        assert self._process.stdin is not None, "opened above"
-        with suppress(BrokenPipeError):  # it has ended: `wait` finds out why
+        assert self._process.stdin is not None, "`start` opens it"
+        # If the process has ended, `wait` reports the reason.
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(content) + "\n")
             self._process.stdin.flush()
 
     def wait(self) -> None:
-        """Pass on what the process records, until it answers.
+        """Pass the records of the process on until it answers.
 
         Raises:
-            InputError: if it refuses the job, or ends.
+            InputError: if the worker refuses the job or a command, sends a record of an unknown format, or ends.
         """
-        assert self._process.stdout is not None, "opened above"
+        assert self._process.stdout is not None, "`start` opens it"
         for line in self._process.stdout:
             if line.startswith('{"answer"'):
-                refused = json.loads(line)["answer"].get("refused")
-                if refused:
-                    raise InputError(f"{self._name}: {refused}")
+                refusal = json.loads(line)["answer"].get("refused")
+                if refusal:
+                    raise InputError(f"{self._name}: {refusal}")
                 return
             try:
                 record = decode(line)
             except ValueError as error:
-                raise InputError(f"{self._name} measures in a way that this mlpbench cannot read: {error}") from None
+                raise InputError(f"{self._name} sent a record that this mlpbench cannot read: {error}") from None
             self._emit(record)
         code = self._process.wait()
         self._errors.seek(0)
-        told = (self._errors.read().strip().splitlines() or [f"it ended with exit code {code}"])[-1]
-        raise InputError(f"{self._name}: {told}")
+        lines = self._errors.read().strip().splitlines() or [f"the process ended with exit code {code}"]
+        raise InputError(f"{self._name}: {lines[-1]}")

@@ -1,1 +1,1 @@
-"""What is written down: the kinds of records, their text form, and the files that hold them."""
+"""Store observations: the kinds of records, their form as text, and the files that hold them."""

@@ -1,5 +1,6 @@
-"""Encode records as JSON and decode them again."""
+"""Encode records as lines of JSON, and decode them again."""
 
+import functools
 import json
 import math
 import types
@@ -9,55 +10,37 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from mlpbench.errors import InputError
-from mlpbench.records.kinds import (
-    Block,
-    Check,
-    Conditions,
-    Ending,
-    Measurement,
-    Memory,
-    Noise,
-    Peak,
-    Plan,
-    Record,
-    Session,
-    Skip,
-    TrainResult,
-)
+from mlpbench.records.kinds import KINDS, Record
 
 SCHEMA = 2
-_LARGEST = 2**64  # no count and no time is larger; floats could not hold what is
+"""The schema that `encode` writes; `decode` also reads every older one."""
 
-KINDS: dict[str, type[Record]] = {
-    "session": Session,
-    "measurement": Measurement,
-    "block": Block,
-    "train_result": TrainResult,
-    "check": Check,
-    "skip": Skip,
-    "plan": Plan,
-    "ending": Ending,
-    "conditions": Conditions,
-    "peak": Peak,
-    "memory": Memory,
-    "noise": Noise,
+# No count and no time is larger, and a float could not hold an arbitrarily large number.
+_LARGEST = 2**64
+
+# JSON has no nan and no infinity, but a run that diverged is a result too.
+_NOT_FINITE = ("nan", "inf", "-inf")
+
+_EXPECTED = {
+    bool: "true or false",
+    int: "a whole number of at most 2**64",
+    float: "a number",
+    str: "a text",
 }
-
-_KIND_OF = {record_type: kind for kind, record_type in KINDS.items()}
 
 
 class DamageError(ValueError):
-    """What was read is not a whole record that this version understands."""
+    """Report that a line is not a complete record that this version can read."""
 
 
 def encode(record: Record) -> str:
-    """The record as one line of JSON, floats exact (shortest form that reads back to the same double)."""
-    content = {"kind": _KIND_OF[type(record)], "schema": SCHEMA, **plain(record)}
+    """Return the record as one line of JSON. Floats have the shortest form that reads back to the same double."""
+    content = {"kind": record.kind, "schema": SCHEMA, **plain(record)}
     return seal(json.dumps(content, separators=(",", ":"), allow_nan=False))
 
 
 def seal(text: str) -> str:
-    """A JSON object with its CRC-32 as the last field, so that a damaged digit does not pass for a time."""
+    """Add the CRC-32 of a JSON object as its last field, so that a damaged digit is not read as a time."""
     return f'{text[:-1]},"crc32":"{zlib.crc32(text.encode()):08x}"}}'
 
 
@@ -67,25 +50,26 @@ def _is_sealed(line: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON has it: objects, lists, texts and numbers."""
+    """Convert a record to the types of JSON: objects, lists, texts and numbers."""
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no nan and no inf, and a run that diverged is a result too
+        return str(value)
     return value
 
 
 def decode(line: str) -> Record:
-    """The record of one line.
+    """Return the record of one line.
 
     Raises:
-        ValueError: if the line is not a whole record, of a known kind and schema, with values of the right types.
+        DamageError: if the line is not a complete record of a known kind and schema, or a value has the wrong type.
     """
     try:
         content = json.loads(line)
-    except (ValueError, RecursionError):  # ValueError also for a number of too many digits
+    # ValueError is raised for a number with too many digits, too.
+    except (ValueError, RecursionError):
         raise DamageError("not JSON") from None
     if not isinstance(content, dict) or "kind" not in content or "schema" not in content:
         raise DamageError("not an mlpbench record")
@@ -93,37 +77,42 @@ def decode(line: str) -> Record:
     if type(schema) is int and schema > SCHEMA:
         raise DamageError(f"schema {schema} is newer than this mlpbench reads ({SCHEMA}); upgrade mlpbench")
     if type(schema) is not int or schema < 1 or not isinstance(kind, str) or kind not in KINDS:
-        raise DamageError(f"unknown kind {kind!r} of schema {schema!r}")
+        raise DamageError(f"unknown kind {kind!r:.40} of schema {schema!r:.40}")
     if schema > 1:
         if not _is_sealed(line):
-            raise DamageError("its checksum does not fit")
+            raise DamageError("its checksum does not match its content")
         del content["crc32"]
-    else:
-        added = _since_1(kind, content)
-        if set(added) & set(content):
-            raise DamageError(f"{kind} of schema 1 has fields of schema 2")
-        content |= added
+    if schema < SCHEMA:
+        content |= _values_before(KINDS[kind], content, schema)
     record: Record = typed(KINDS[kind], content, kind)
     return record
 
 
-def _since_1(kind: str, content: dict[str, Any]) -> dict[str, Any]:
-    """What schema 2 added to a kind, as it was before: every session by itself, no number of rounds, no control."""
-    match kind:
-        case "session":
-            return {"run": content.get("id"), "process": 0, "side": ""}
-        case "measurement":
-            return {"rounds": 0}
-        case "block":
-            return {"control_ns": None}
-    return {}
+def _values_before(record_type: type[Record], content: dict[str, Any], schema: int) -> dict[str, Any]:
+    """Return the fields that came after `schema`, with the values that they stand for in older lines.
+
+    Raises:
+        DamageError: if the content has such a field.
+    """
+    newer = [f for f in fields(record_type) if f.metadata.get("since", 1) > schema]
+    for f in newer:
+        if f.name in content:
+            since = f.metadata["since"]
+            raise DamageError(f"{record_type.kind} of schema {schema} has {f.name!r}, a field of schema {since}")
+    values = {f.name: f.metadata["before"] for f in newer}
+    return {name: value(content) if callable(value) else value for name, value in values.items()}
 
 
 def typed(hint: Any, value: Any, where: str) -> Any:
-    """What `plain` made, as the annotation wants it: nothing is guessed and nothing is coerced.
+    """Convert a value of JSON back to the annotated type; the inverse of `plain`. Nothing is guessed or coerced.
+
+    Args:
+        hint: The annotated type.
+        value: The value, as `json.loads` returned it.
+        where: The name of the value in messages.
 
     Raises:
-        ValueError: if the value is of another type, or a record would not have it; `where` is what to call it then.
+        DamageError: if the value has another type, or the class of a record refuses it.
     """
     if isinstance(hint, types.UnionType):
         (inner,) = (option for option in typing.get_args(hint) if option is not type(None))
@@ -132,18 +121,28 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         return _typed_fields(hint, value, where)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return _typed_items(typing.get_args(hint), value, where)
-    if hint is float and (value in ("nan", "inf", "-inf") or (type(value) is int and abs(value) <= 2**53)):
+    if hint is float and (value in _NOT_FINITE or (type(value) is int and abs(value) <= 2**53)):
         return float(value)
     if type(value) is not hint or (hint is int and abs(value) > _LARGEST):
-        raise DamageError(f"{where} is {value!r:.40}")
+        raise DamageError(f"{where} is {value!r:.40}, expected {_expected(hint)}")
     return value
 
 
-def _typed_fields(record_type: type, value: dict[str, Any], where: str) -> Any:
+def _expected(hint: Any) -> str:
+    return _EXPECTED.get(hint, "an object" if is_dataclass(hint) else "a list")
+
+
+@functools.cache
+def _field_types(record_type: type) -> dict[str, Any]:
     hints = typing.get_type_hints(record_type)
-    odd = sorted(set(value) ^ set(hints))
-    if odd:
-        raise DamageError(f"{where} has missing or unknown fields: {', '.join(map(repr, odd))}")
+    return {f.name: hints[f.name] for f in fields(record_type)}
+
+
+def _typed_fields(record_type: type, value: dict[str, Any], where: str) -> Any:
+    hints = _field_types(record_type)
+    for problem, names in (("lacks", set(hints) - set(value)), ("has unknown", set(value) - set(hints))):
+        if names:
+            raise DamageError(f"{where} {problem} fields: {', '.join(map(repr, sorted(names)))}")
     try:
         return record_type(**{name: typed(hints[name], item, name) for name, item in value.items()})
     except InputError as error:
@@ -154,5 +153,5 @@ def _typed_items(hints: tuple[Any, ...], value: list[Any], where: str) -> tuple[
     if hints[-1] is Ellipsis:
         hints = hints[:1] * len(value)
     if len(hints) != len(value):
-        raise DamageError(f"{where} has {len(value)} items, not {len(hints)}")
+        raise DamageError(f"{where} has {len(value)} items, expected {len(hints)}")
     return tuple(typed(hint, item, where) for hint, item in zip(hints, value, strict=True))

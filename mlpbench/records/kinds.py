@@ -1,26 +1,80 @@
-"""The records: what is asked, where it ran, what was observed.
+"""Define the kinds of records: descriptions of runs and machines, and raw observations.
 
-Standard library only, so that the side that computes (torch) and the side that reads (pandas) can both use them.
-A record is frozen and flat, and holds raw observations; every statistic is computed later. Records point to
-each other by id: a Block names its Measurement, a Measurement its Session. `docs/record-format.md` has the file format.
+A record is frozen and flat, and holds raw observations; every statistic is computed later. A class below is the only
+place that states a kind: how it is read, written and looked up follows from it. Records point to each other by id: a
+Block names its Measurement, a Measurement its Session. `docs/record-format.md` describes the file format.
 
-Units are in the field names (`_ns`, `_s`, `_bytes`). Loss is in nats per sample, accuracy is a fraction.
+Uses the standard library only, so that code with PyTorch and code with pandas can both import it. Units are in the
+names of fields (`_ns`, `_s`, `_bytes`). A loss is in nats per sample; an accuracy is a fraction.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
 
 
+class Record:
+    """Describe one observation: the base of every kind of record."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+    """The name of the kind in a file."""
+    points_to: ClassVar[str | None]
+    """The kind of the record that this one belongs to; a field of that name holds its id. None: it stands alone."""
+    key: ClassVar[str | None]
+    """The field by which `Results` looks a record up. None: records of this kind are a list."""
+    # Type checkers need this: every kind is a dataclass, but this base class is not.
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+KINDS: dict[str, type[Record]] = {}
+"""Every kind by its name in a file, each after the kind that it points to."""
+
+R = TypeVar("R", bound=Record)
+
+
+def added_in(schema: int, *, before: Any, default: Any = MISSING) -> Any:
+    """Declare a field that came with a schema of the file format.
+
+    Args:
+        schema: The first schema that has the field.
+        before: Its value in a line of an older schema, or a function that computes it from the line's content.
+        default: The default of the field; without one, the field must be given.
+    """
+    return field(default=default, metadata={"since": schema, "before": before})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, added_in))
+def record(kind: str, *, points_to: str | None = "session", key: str | None = None) -> Callable[[type[R]], type[R]]:
+    """Return a decorator that makes a class a kind of record, and enters it in `KINDS`.
+
+    The arguments are the class variables of `Record`. A kind comes after the kind that it points to.
+    """
+    assert points_to is None or points_to in KINDS, f"define the kind {points_to} before {kind}"
+
+    def register(record_type: type[R]) -> type[R]:
+        record_type.kind, record_type.points_to, record_type.key = kind, points_to, key
+        # A dataclass with slots is a new class, so this one is registered and returned.
+        KINDS[kind] = frozen = dataclass(frozen=True, kw_only=True, slots=True)(record_type)
+        return frozen
+
+    return register
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """Machine and stack: what can change a time or a bit. No host, user or path names."""
+    """Describe the machine and the software that can change a time or a bit. It has no host, user or path names."""
 
     cpu_model: str
     architecture: str
-    num_cpus: int  # that this process may use
-    cpu_capability: str  # the vector level that PyTorch's kernels were chosen for
+    num_cpus: int
+    """CPUs that this process may use."""
+    cpu_capability: str
+    """The vector level that PyTorch chose its kernels for."""
     memory_bytes: int
     gpu_model: str | None
     gpu_memory_bytes: int | None
@@ -31,126 +85,181 @@ class Environment:
     numpy: str
     cuda: str | None
     cudnn: str | None
-    num_threads: int  # intra-op, as PyTorch chose it
-    matmul_precision: str  # of float32 products
+    num_threads: int
+    """Intra-op threads, as PyTorch chose them."""
+    matmul_precision: str
+    """The precision of float32 products."""
     deterministic_algorithms: bool
-    variables: tuple[tuple[str, str], ...]  # set environment variables that change times or bits
+    variables: tuple[tuple[str, str], ...]
+    """Environment variables that are set and can change times or bits, as pairs of name and value."""
     mlpbench: str
-    commit: str  # of the mlpbench source, or its version where it was installed without one
-    dirty: bool  # the source differs from that commit
+    """The version of mlpbench."""
+    commit: str
+    """The commit of the mlpbench source, or the version if the installation has no commit."""
+    dirty: bool
+    """True if the source differs from that commit."""
 
     @property
     def machine(self) -> str:
-        """A readable name made of hardware alone, for example `amd-epyc-9b14-2cpu`."""
-        words = f"{self.cpu_model} {self.num_cpus}cpu {self.gpu_model or ''}"
-        kept = "".join(c if c.isascii() and c.isalnum() else " " for c in words.lower())
-        return "-".join(kept.split())
+        """A readable name of the hardware alone, for example `amd-epyc-9b14-2cpu`."""
+        text = f"{self.cpu_model} {self.num_cpus}cpu {self.gpu_model or ''}"
+        ascii_text = "".join(c if c.isascii() and c.isalnum() else " " for c in text.lower())
+        return "-".join(ascii_text.split())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
-    """One process that measured or trained, and the command that started it."""
+@record("session", points_to=None, key="id")
+class Session(Record):
+    """Describe one process that measured or trained, and the command that started it."""
 
     id: str
-    run: str  # fresh processes that belong together share it: the rounds of one are replicated by the next
-    process: int  # position among the run's processes
-    side: str  # a | b where the run compares two; else empty
-    started_at: str  # UTC, ISO 8601
+    run: str = added_in(2, before=lambda content: content.get("id"))
+    """The id that fresh processes of one run share: each process repeats the rounds of the one before."""
+    process: int = added_in(2, before=0)
+    """The position among the processes of the run."""
+    side: str = added_in(2, before="")
+    """a or b if the run compares two sides; else empty."""
+    started_at: str
+    """UTC, ISO 8601."""
     command: str
     preset: str
     environment: Environment
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """What is timed, and how. Its blocks follow in the file, one line each."""
+@record("plan", points_to=None, key="id")
+class Plan(Record):
+    """Describe the measurements that `ab` or `aa` starts: pairs of fresh processes, one of each side."""
+
+    id: str
+    """The `run` of its sessions."""
+    started_at: str
+    """UTC, ISO 8601."""
+    command: str
+    a: tuple[str, ...]
+    """How side A differs: settings, variables, interpreter, commit; paths are left out."""
+    b: tuple[str, ...]
+    operations: tuple[str, ...]
+    config: RunConfig
+    """The config of both sides, before their own settings."""
+    pairs: int
+    """The largest number of pairs."""
+    rounds: int
+    first: str
+    """The side that starts, a or b, chosen at random; from there on the order is A, B, B, A."""
+    interleaved: bool
+    """True if the two processes of a pair take turns, round by round; else one side runs completely, then the other."""
+    margin_ratio: float | None
+    """The smallest change that matters, as a ratio. None: no margin was given."""
+
+
+@record("measurement", key="id")
+class Measurement(Record):
+    """Describe one timing: the operation, its config and the clock. Its blocks follow in the file, one line each."""
 
     id: str
     session: str
-    suite: str  # what it belongs with in a table or figure: the bench file, or the verb
-    group: str  # measurements of one group ran in turns, round by round: their blocks pair up by round
+    suite: str
+    """The place in tables and figures: the name of the benchmark file, or the verb."""
+    group: str
+    """Measurements of one group are interleaved, round by round, so their blocks pair up by round."""
     operation: str
     config: RunConfig
-    clock: (
-        str  # throughput: the device is synchronised at both ends of a block; latency: after every call; device: events
-    )
-    rounds: int  # planned; a measurement with fewer blocks was cut short. 0: not known (schema 1)
+    clock: str
+    """throughput: the device is synchronised at both ends of a block. latency: after every call. device: by events."""
+    rounds: int = added_in(2, before=0)
+    """The planned number of rounds; with fewer blocks, the measurement is incomplete. 0: unknown (schema 1)."""
     samples_per_call: int
     warm_up_s: float
-    settled: bool  # the warm-up ended because two successive blocks agreed, not at its time limit
+    settled: bool
+    """True if the warm-up ended because two successive blocks agreed; False if it reached its time limit."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
-    """One timed block: `iterations` calls between two readings of the clock."""
+@record("block", points_to="measurement")
+class Block(Record):
+    """Hold one timed block: `iterations` calls between two readings of the clock."""
 
     measurement: str
     round: int
-    order: int  # position among the group's measurements in this round
+    order: int
+    """The position among the measurements of the group in this round."""
     iterations: int
     wall_ns: int
-    device_ns: int | None = None  # between two events on the device's stream; None: no such clock
-    control_ns: int | None = None  # of the control workload, right beside this block; None: it did not run
-    flags: tuple[str, ...] = ()  # what the machine did meanwhile that can spoil a time: see sentinels.py
+    device_ns: int | None = None
+    """Time between two events on the device's stream. None: there is no such clock."""
+    control_ns: int | None = added_in(2, before=None, default=None)
+    """Time of the control workload right beside this block. None: it did not run."""
+    flags: tuple[str, ...] = ()
+    """Disturbances of the machine that can spoil a time; `mlpbench/machine/sentinels.py` defines them."""
 
     def __post_init__(self) -> None:
-        """Refuse a block in which nothing was timed."""
+        """Check that something was timed."""
         if self.control_ns is not None and self.control_ns < 1:
-            raise InputError(f"a control workload takes time, not {self.control_ns} ns")
+            raise InputError(f"control_ns must be at least 1, not {self.control_ns}")
         if self.iterations < 1 or self.wall_ns < 1:
-            raise InputError(f"a block has calls and takes time, not {self.iterations} calls in {self.wall_ns} ns")
+            raise InputError(
+                "iterations and wall_ns of a block must be at least 1, "
+                f"not iterations={self.iterations}, wall_ns={self.wall_ns}"
+            )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainResult:
-    """What a training run computed; one entry an epoch in every tuple."""
+CURVES = ("train_loss", "train_accuracy", "last_loss", "test_loss", "test_accuracy", "train_s", "evaluate_s")
+"""The fields of a TrainResult that have one value for each epoch."""
+
+
+@record("train_result")
+class TrainResult(Record):
+    """Hold the results of a training run; the fields in `CURVES` have one value for each epoch."""
 
     session: str
     config: RunConfig
     num_train: int
     num_test: int
-    train_loss: tuple[float, ...]  # mean over the epoch's samples, from the steps' own outputs
-    train_accuracy: tuple[float, ...]  # likewise: each sample counted before the update that used it
-    last_loss: tuple[float, ...]  # of the epoch's last batch, as the tutorial prints it
+    train_loss: tuple[float, ...]
+    """Mean over the samples of the epoch, from the outputs of the training steps."""
+    train_accuracy: tuple[float, ...]
+    """From the same outputs: each sample counts before the update that uses it."""
+    last_loss: tuple[float, ...]
+    """Loss of the last batch of the epoch, as the tutorial prints it."""
     test_loss: tuple[float, ...]
     test_accuracy: tuple[float, ...]
-    train_s: tuple[float, ...]  # the clock is stopped while evaluating
+    train_s: tuple[float, ...]
+    """Time of training, without the evaluation."""
     evaluate_s: tuple[float, ...]
-    digests: tuple[tuple[str, str], ...]  # ("initial" | "final", digest of the parameters)
+    digests: tuple[tuple[str, str], ...]
+    """Pairs of `initial` or `final` and the digest of the parameters."""
 
     def __post_init__(self) -> None:
-        """Refuse curves that are shorter or longer than the run."""
-        for name in (
-            "train_loss",
-            "train_accuracy",
-            "last_loss",
-            "test_loss",
-            "test_accuracy",
-            "train_s",
-            "evaluate_s",
-        ):
+        """Check that every curve is as long as the run."""
+        for name in CURVES:
             if len(getattr(self, name)) != self.config.num_epochs:
-                raise InputError(f"{name} has {len(getattr(self, name))} entries for {self.config.num_epochs} epochs")
+                raise InputError(
+                    f"{name} must have a value for each of {self.config.num_epochs} epochs, "
+                    f"not {len(getattr(self, name))} values"
+                )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """Whether two runs of one config computed the same bits, and where they first part."""
+@record("check")
+class Check(Record):
+    """Hold a rerun: whether two runs of one config computed the same bits, and the first difference."""
 
     session: str
     name: str
     config: RunConfig
-    other: RunConfig  # what the second run was asked for
+    other: RunConfig
+    """The config of the second run."""
     num_steps: int
-    num_stages: int  # tensors compared
-    first_difference: str | None  # the stage, for example "step 0 gradient linear0.weight"; None: all bits equal
-    max_abs_difference: float | None  # over that stage
-    final_abs_difference: float | None  # over the parameters after the last step
+    num_stages: int
+    """The number of compared tensors."""
+    first_difference: str | None
+    """The first stage that differs, for example `step 0 gradient linear0.weight`. None: all bits are equal."""
+    max_abs_difference: float | None
+    """The largest difference in that stage."""
+    final_abs_difference: float | None
+    """The largest difference of the parameters after the last step."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Skip:
-    """Something that was asked for and could not run here."""
+@record("skip")
+class Skip(Record):
+    """Describe an operation that was asked for, but could not run here."""
 
     session: str
     operation: str
@@ -158,87 +267,80 @@ class Skip:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What `ab` or `aa` is about to measure: pairs of fresh processes, one of each side."""
-
-    id: str  # the `run` of its sessions
-    started_at: str  # UTC, ISO 8601
-    command: str
-    a: tuple[str, ...]  # what the side is: settings, variables, interpreter, commit; paths left out
-    b: tuple[str, ...]
-    operations: tuple[str, ...]
-    config: RunConfig  # of both sides, before their own settings
-    pairs: int  # at most
-    rounds: int
-    first: str  # a | b: drawn; the order is that of ABBA from there on
-    interleaved: bool  # the two processes of a pair take turns, round by round; else one side comes first, whole
-    margin_ratio: float | None  # the change that was said to matter, as a ratio; None: nothing was said
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    """Why a plan's measuring stopped."""
+@record("ending", points_to="plan", key="plan")
+class Ending(Record):
+    """Hold the reason why the measurements of a plan ended."""
 
     plan: str
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conditions:
-    """The machine while a process measured, read outside the timed regions; None: cannot be read here."""
+@record("conditions", key="session")
+class Conditions(Record):
+    """Describe the machine while a process measured, read outside the timed blocks. None: not available here."""
 
     session: str
-    load: float | None  # processes that want to run, mean of the last minute
-    steal_share: float | None  # of the CPUs' time, given to other virtual machines
-    other_share: float | None  # of the CPUs' time, used by other processes
-    involuntary_switches: int | None  # of this process
-    frequency_hz: float | None  # of the slowest CPU in use
-    core_latency_s: float | None  # a cache line's way from one CPU in use to another and back
+    load: float | None
+    """Processes that are ready to run, mean of the last minute."""
+    steal_share: float | None
+    """Share of the CPUs' time that the host gave to other virtual machines."""
+    other_share: float | None
+    """Share of the CPUs' time that other processes used."""
+    involuntary_switches: int | None
+    """Involuntary context switches of this process."""
+    frequency_hz: float | None
+    """Frequency of the slowest CPU in use."""
+    core_latency_s: float | None
+    """Time that a cache line takes from one CPU in use to another and back."""
     gpu_clock_hz: float | None
-    gpu_throttle: tuple[str, ...]  # reasons, as NVML names them
+    gpu_throttle: tuple[str, ...]
+    """Reasons for a slower GPU clock, with NVML's names."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Peak:
-    """What the machine can do at best: the roof over every time."""
+@record("peak")
+class Peak(Record):
+    """Hold the peak rates of the machine: the hardware limit of every time."""
 
     session: str
     device: str
     num_threads: int
-    gemm_flops_per_s: float  # dense float32 product of large square matrices
-    copy_bytes_per_s: float  # read and written, of an array far larger than the caches
+    gemm_flops_per_s: float
+    """Rate of dense float32 products of large square matrices."""
+    copy_bytes_per_s: float
+    """Bytes read and written, copying an array far larger than the caches."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
-    """The most memory that an operation held, from a pass of its own in a fresh process."""
+@record("memory")
+class Memory(Record):
+    """Hold the peak memory of an operation, measured in a fresh process that measures nothing else."""
 
     session: str
     operation: str
     config: RunConfig
     peak_bytes: int
-    before_bytes: int  # held before its first call, model and data in memory
-    source: str  # resident set | CUDA allocator
+    before_bytes: int
+    """Memory before the first call, with model and data loaded."""
+    source: str
+    """`resident set` or `CUDA allocator`."""
 
     def __post_init__(self) -> None:
-        """Refuse an operation that held nothing."""
+        """Check that the operation used memory."""
         if self.peak_bytes < 1:
-            raise InputError(f"an operation holds memory, not {self.peak_bytes} bytes")
+            raise InputError(f"peak_bytes must be at least 1, not {self.peak_bytes}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Noise:
-    """What comparing a benchmark with itself gave on this machine."""
+@record("noise")
+class Noise(Record):
+    """Hold the noise of a benchmark on this machine: the result of comparing it with itself."""
 
     session: str
     suite: str
     operation: str
     config: RunConfig
-    processes: int  # of each side in a comparison
+    processes: int
+    """Processes on each side of a comparison."""
     comparisons: int
-    floor_ratio: float  # 95 % of the comparisons lay within this of 1 (never below 1)
-    false_alarms: int  # comparisons that ended with slower or faster
-
-
-Record = Session | Measurement | Block | TrainResult | Check | Skip | Plan | Ending | Conditions | Peak | Memory | Noise
+    floor_ratio: float
+    """95 % of the comparisons had a ratio within this factor of 1; it is at least 1."""
+    false_alarms: int
+    """Comparisons whose verdict was slower or faster."""

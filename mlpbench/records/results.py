@@ -1,10 +1,12 @@
-"""Records of any number of files, by kind."""
+"""Hold records of any number of files, and look them up."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
-from mlpbench.records.codec import _KIND_OF, DamageError
+from mlpbench.records.codec import DamageError
 from mlpbench.records.kinds import (
+    KINDS,
     Block,
     Check,
     Conditions,
@@ -14,6 +16,7 @@ from mlpbench.records.kinds import (
     Noise,
     Peak,
     Plan,
+    R,
     Record,
     Session,
     Skip,
@@ -23,73 +26,117 @@ from mlpbench.records.kinds import (
 
 @dataclass(slots=True)
 class Results:
-    """Records of any number of files, by kind, in reading order; `problems` has a line for each damaged file."""
+    """Hold records of any number of files by kind, in the order of reading.
 
-    sessions: dict[str, Session] = field(default_factory=dict)
-    measurements: dict[str, Measurement] = field(default_factory=dict)
-    blocks: list[Block] = field(default_factory=list)
-    train_results: list[TrainResult] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    skips: list[Skip] = field(default_factory=list)
-    plans: dict[str, Plan] = field(default_factory=dict)
-    endings: dict[str, Ending] = field(default_factory=dict)  # by plan
-    conditions: dict[str, Conditions] = field(default_factory=dict)  # by session
-    peaks: list[Peak] = field(default_factory=list)
-    memories: list[Memory] = field(default_factory=list)
-    noises: list[Noise] = field(default_factory=list)
+    `of` and `by_key` work for every kind; the properties give each kind its name.
+    """
+
     problems: list[str] = field(default_factory=list)
+    """One line for each damaged file."""
+    _lists: dict[type[Record], list[Record]] = field(
+        init=False, default_factory=lambda: {kind: [] for kind in KINDS.values() if kind.key is None}
+    )
+    _dicts: dict[type[Record], dict[str, Record]] = field(
+        init=False, default_factory=lambda: {kind: {} for kind in KINDS.values() if kind.key is not None}
+    )
 
     def add(self, record: Record) -> None:
-        """Take one record in.
+        """Add one record. A record with the key of an earlier one takes its place.
 
         Raises:
-            ValueError: if it points to a session, measurement or plan that is not here.
+            DamageError: if the session, measurement or plan that the record points to is missing.
         """
-        kind = _KIND_OF[type(record)]
-        pointer = _POINTERS.get(kind, "session")
-        if pointer and getattr(record, pointer) not in getattr(self, f"{pointer}s"):
-            raise DamageError(f"its {pointer} {getattr(record, pointer)!r} is missing")
-        place, key = _PLACES[kind]
-        if key:
-            getattr(self, place)[getattr(record, key)] = record
+        kind = type(record)
+        if kind.points_to:
+            pointer = getattr(record, kind.points_to)
+            if pointer not in self._dicts[KINDS[kind.points_to]]:
+                raise DamageError(f"its {kind.points_to} {pointer!r} is missing")
+        if kind.key:
+            self._dicts[kind][getattr(record, kind.key)] = record
         else:
-            getattr(self, place).append(record)
+            self._lists[kind].append(record)
+
+    def of(self, kind: type[R]) -> list[R]:
+        """Return the records of a kind, in the order of reading."""
+        return list(self.by_key(kind).values()) if kind.key else cast("list[R]", self._lists[kind])
+
+    def by_key(self, kind: type[R]) -> dict[str, R]:
+        """Return the records of a kind that has a key, by that key."""
+        return cast("dict[str, R]", self._dicts[kind])
+
+    def records(self) -> Iterator[Record]:
+        """Yield every record, each after the one that it points to."""
+        for kind in KINDS.values():
+            yield from self.of(kind)
+
+    def whole(self) -> dict[str, list[Block]]:
+        """Return the blocks of every complete measurement, by the id of the measurement."""
+        blocks: dict[str, list[Block]] = {}
+        for block in self.blocks:
+            blocks.setdefault(block.measurement, []).append(block)
+        return {name: group for name, group in blocks.items() if len(group) >= self.measurements[name].rounds}
 
     @property
     def newest_session(self) -> Session:
-        """The session that started last; `load` sees to it that there is one."""
+        """The session that started last; `store.load` ensures that there is one."""
         return max(self.sessions.values(), key=lambda session: session.started_at)
 
-    def whole(self) -> dict[str, list[Block]]:
-        """By measurement, the blocks of those that were not cut short."""
-        found: dict[str, list[Block]] = {}
-        for block in self.blocks:
-            found.setdefault(block.measurement, []).append(block)
-        return {name: blocks for name, blocks in found.items() if len(blocks) >= self.measurements[name].rounds}
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """Sessions by id."""
+        return self.by_key(Session)
 
-    def records(self) -> Iterator[Record]:
-        """Every record, each after the one it points to."""
-        first = ("sessions", "plans", "measurements")
-        for name in (*first, *(place for place, _ in _PLACES.values() if place not in first)):
-            found = getattr(self, name)
-            yield from found.values() if isinstance(found, dict) else found
+    @property
+    def plans(self) -> dict[str, Plan]:
+        """Plans by id."""
+        return self.by_key(Plan)
 
+    @property
+    def measurements(self) -> dict[str, Measurement]:
+        """Measurements by id."""
+        return self.by_key(Measurement)
 
-# Which field of a record names another that has to be there before it; a session, unless said otherwise.
-_POINTERS = {"session": None, "plan": None, "block": "measurement", "ending": "plan"}
+    @property
+    def blocks(self) -> list[Block]:
+        """Timed blocks of all measurements."""
+        return self.of(Block)
 
-# Where Results keeps a kind, and by which field, if it is looked up.
-_PLACES = {
-    "session": ("sessions", "id"),
-    "measurement": ("measurements", "id"),
-    "block": ("blocks", None),
-    "train_result": ("train_results", None),
-    "check": ("checks", None),
-    "skip": ("skips", None),
-    "plan": ("plans", "id"),
-    "ending": ("endings", "plan"),
-    "conditions": ("conditions", "session"),
-    "peak": ("peaks", None),
-    "memory": ("memories", None),
-    "noise": ("noises", None),
-}
+    @property
+    def train_results(self) -> list[TrainResult]:
+        """Results of training runs."""
+        return self.of(TrainResult)
+
+    @property
+    def checks(self) -> list[Check]:
+        """Reruns: each compared the bits of two runs."""
+        return self.of(Check)
+
+    @property
+    def skips(self) -> list[Skip]:
+        """Skipped operations."""
+        return self.of(Skip)
+
+    @property
+    def endings(self) -> dict[str, Ending]:
+        """Endings by the id of their plan."""
+        return self.by_key(Ending)
+
+    @property
+    def conditions(self) -> dict[str, Conditions]:
+        """Conditions by the id of their session."""
+        return self.by_key(Conditions)
+
+    @property
+    def peaks(self) -> list[Peak]:
+        """Peak rates."""
+        return self.of(Peak)
+
+    @property
+    def memories(self) -> list[Memory]:
+        """Peak memory of operations."""
+        return self.of(Memory)
+
+    @property
+    def noises(self) -> list[Noise]:
+        """Noise of benchmarks."""
+        return self.of(Noise)

@@ -6,8 +6,8 @@ History of the schema:
 - 2 (2026-11): plan, ending, conditions, peak, memory, noise; a session's run, process and side, a measurement's
   planned rounds, a block's control_ns; every line ends with its CRC-32.
 
-One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A file only grows, a whole line at a time, so
-that a killed process loses at most the line it was writing.
+One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A file only grows, by a whole line at a time.
+So a killed process loses at most the line that it was writing.
 """
 
 import errno
@@ -18,15 +18,12 @@ from pathlib import Path
 
 from mlpbench.errors import InputError
 from mlpbench.records.codec import DamageError, decode, encode
-from mlpbench.records.kinds import (
-    Environment,
-    Record,
-)
+from mlpbench.records.kinds import Environment, Record
 from mlpbench.records.results import Results
 
 
 def results_file(root: Path, environment: Environment, day: date) -> Path:
-    """`<root>/<machine>/<date>-<commit>.jsonl`; a file of uncommitted source says `-dirty`."""
+    """Return `<root>/<machine>/<date>-<commit>.jsonl`, with `-dirty` after the commit for uncommitted source."""
     suffix = "-dirty" if environment.dirty else ""
     return root / environment.machine / f"{day.isoformat()}-{environment.commit}{suffix}.jsonl"
 
@@ -34,8 +31,11 @@ def results_file(root: Path, environment: Environment, day: date) -> Path:
 def append(path: Path, record: Record) -> None:
     """Write one record at the end of the file, at once.
 
-    One `write` to a file opened for appending, so lines of several processes do not mix. If the file ends inside a line
-    (its writer was killed), the record starts on a line of its own.
+    It is one `write` to a file opened for appending, so lines of several processes do not mix. If the file ends inside
+    a line, because its writer was killed, the record starts on a new line.
+
+    Raises:
+        OSError: if the record could not be written completely.
     """
     line = encode(record).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,17 +45,17 @@ def append(path: Path, record: Record) -> None:
             if file.read(1) != b"\n":
                 line = b"\n" + line
         if file.write(line) < len(line):
-            raise OSError(errno.ENOSPC, "only a part of the record was written; is the disk full?")
+            raise OSError(errno.ENOSPC, "the record was written only in part; is the disk full?", str(path))
 
 
 def load(paths: Iterable[Path]) -> Results:
-    """Every record of files and, recursively, directories.
+    """Load every record of files and, recursively, of folders.
 
-    A damaged line costs that line and what points to it: it is counted in `problems`, with its file and number, and
-    never guessed at. So is a file of a folder in which nothing is a record.
+    A damaged line is left out, and so are the records that point to it. `problems` gets a line with the file and the
+    number of its first damaged line. In a folder, a file without any record is left out in the same way.
 
     Raises:
-        InputError: for a path that is not there, a named file in which nothing is a record, or no results at all.
+        InputError: if a path does not exist, a file named in `paths` has no record, or there are no results at all.
     """
     results = Results()
     paths = list(paths)
@@ -67,44 +67,53 @@ def load(paths: Iterable[Path]) -> Results:
         except InputError as error:
             if path in paths:
                 raise
-            results.problems.append(str(error))  # one bad file in a folder does not cost the others
+            # One bad file in a folder must not make the others unreadable.
+            results.problems.append(str(error))
     if not results.sessions:
-        found = "; ".join(results.problems) or f"no results in {', '.join(map(str, files))}"
-        raise InputError(f"{found}; `pytest bench/` measures some")
+        problems = "; ".join(results.problems) or f"no results in {', '.join(map(str, files))}"
+        raise InputError(f"{problems}; measure some with `pytest bench/`")
     return results
 
 
 def newest_file(root: Path) -> Path:
-    """The results file under a folder that was written last.
+    """Return the results file under a folder that was written last.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no results file.
     """
     return max(_files([root]), key=lambda path: path.stat().st_mtime)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
+    """Return every results file among the paths and under them; each file once, also if links lead to it.
+
+    Raises:
+        InputError: if a path does not exist or cannot be read, or a folder has no results file.
+    """
     files: dict[Path, Path] = {}
     for path in paths:
         try:
-            found = sorted(file for file in path.rglob("*.jsonl") if file.is_file()) if path.is_dir() else [path]
+            matches = sorted(file for file in path.rglob("*.jsonl") if file.is_file()) if path.is_dir() else [path]
             exists = path.exists()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         if not exists:
-            raise InputError(f"no such file or directory: {path}; `pytest bench/` measures some results")
-        if not found:
-            raise InputError(f"no results (*.jsonl) under {path}; `pytest bench/` measures some")
-        files.update({file.resolve(): file for file in found})
+            raise InputError(f"no such file or directory: {path}; measure some results with `pytest bench/`")
+        if not matches:
+            raise InputError(f"no results (*.jsonl) under {path}; measure some with `pytest bench/`")
+        files.update({file.resolve(): file for file in matches})
     return list(files.values())
 
 
 def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
-    """Read one file into `results`, but for lines `seen` before: a copy of a file is not more evidence.
+    """Add the records of one file to `results`, and one line to its problems if the file is damaged.
 
-    A file in which nothing is a record is foreign, not damaged.
+    Lines in `seen` are skipped, since a copy of a file is no further evidence. New lines are added to it.
+
+    Raises:
+        InputError: if the file cannot be read, or has lines but no record.
     """
-    damaged: list[str] = []
+    problems: list[str] = []
     num_records = 0
     try:
         lines = path.read_bytes().split(b"\n")
@@ -120,12 +129,13 @@ def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
                 seen.add(line)
             num_records += 1
         except UnicodeDecodeError:
-            damaged.append(f"line {number} is damaged (not UTF-8)")
+            problems.append(f"line {number} is damaged (not UTF-8)")
         except DamageError as error:
-            cut = number == len(lines)  # every whole record ends with a newline
-            damaged.append(f"line {number} is {'cut off' if cut else f'damaged ({error})'}")
-    if damaged and not num_records:
-        raise InputError(f"{path} is not an mlpbench results file: {damaged[0]}")
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        results.problems.append(f"{path}: {damaged[0]}{more}; the other {num_records} records were read")
+            # Every complete record ends with a newline, so the last item of the split is empty or cut off.
+            is_cut = number == len(lines)
+            problems.append(f"line {number} is {'cut off' if is_cut else f'damaged ({error})'}")
+    if problems and not num_records:
+        raise InputError(f"{path} is not an mlpbench results file: {problems[0]}")
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        results.problems.append(f"{path}: {problems[0]}{more}; the other {num_records} records were read")

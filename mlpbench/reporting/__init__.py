@@ -1,1 +1,1 @@
-"""What a person reads: tables, figures, pages. The only room with pandas, beside the command line."""
+"""Write for people: tables, figures and pages. Only this package and the command line import pandas."""

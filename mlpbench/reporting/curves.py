@@ -1,4 +1,4 @@
-"""Training runs as tidy frames: a row per epoch, and what follows from it; beside the tutorial's published curve."""
+"""Turn training runs into tidy frames: epochs, accuracies, times to a target, and the tutorial's published curve."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,6 @@ from mlpbench.records.kinds import TrainResult
 from mlpbench.records.results import Results
 from mlpbench.reporting.frames import short, varying
 
-# The tutorial's published curve: epoch -> loss of its last batch, training accuracy, test accuracy.
-# Source: M. Rivera, "Tutorial PyTorch: Perceptron Multi-Capa", 2020.
 TUTORIAL_CURVE = {
     0: (0.6486, 0.5455, 0.8112),
     1: (0.3926, 0.8589, 0.8854),
@@ -22,27 +20,32 @@ TUTORIAL_CURVE = {
     131: (0.0006, 1.0, 0.9785),
     132: (0.0008, 1.0, 0.9784),
 }
+"""The tutorial's published curve: epoch -> loss of the last batch, training accuracy, test accuracy.
+
+Source: M. Rivera, "Tutorial PyTorch: Perceptron Multi-Capa", 2020.
+"""
 
 
 def _labels(configs: Sequence[RunConfig]) -> list[str]:
-    """Activations and optimizer, which studies vary, and after them what else varies within the same data set."""
-    spoken = ("seed", "dataset", "activations", "optimizer")
+    """Return a name for each config: activations, optimizer, and other fields that vary within its data set."""
+    # The seed is no part of a name: curves are means over seeds.
+    standard = ("seed", "dataset", "activations", "optimizer")
     names: dict[RunConfig, str] = {}
     for dataset in {config.dataset for config in configs}:
-        here = [config for config in configs if config.dataset == dataset]
-        also = varying(here, spoken)
-        for config in here:
+        group = [config for config in configs if config.dataset == dataset]
+        others = varying(group, standard)
+        for config in group:
             parts = [short(config, "activations"), config.optimizer]
-            names[config] = " ".join([*parts, *(f"{name}={short(config, name)}" for name in also)])
+            names[config] = " ".join([*parts, *(f"{name}={short(config, name)}" for name in others)])
     return [names[config] for config in configs]
 
 
 def epochs(results: Results) -> pd.DataFrame:
-    """A row per epoch of every training run; the newest run of each machine and config.
+    """Return a row per epoch of every training run, the newest run of each machine and config.
 
-    Columns: machine, session, run, label (activations, optimizer, and what else varies but the seed), config and each
-    of its fields, epoch (from 0), train_loss, train_accuracy, last_loss, test_loss, test_accuracy, train_s, elapsed_s
-    (of training alone, up to this epoch's end).
+    Columns: machine, session, run, label (activations, optimizer, and other fields that vary, except the seed), config
+    and each of its fields, epoch (from 0), train_loss, train_accuracy, last_loss, test_loss, test_accuracy, train_s,
+    elapsed_s (of training alone, up to the end of this epoch).
     """
     newest: dict[object, TrainResult] = {}
     for result in sorted(results.train_results, key=lambda r: results.sessions[r.session].started_at):
@@ -79,7 +82,7 @@ def epochs(results: Results) -> pd.DataFrame:
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set and label of an `epochs` frame: test accuracy after the last epoch over seeds."""
+    """Return a row per data set and label of an `epochs` frame: test accuracy after the last epoch, over seeds."""
     rows = []
     for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
         last = part[part["epoch"] == part["num_epochs"] - 1]
@@ -105,7 +108,7 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def targets(frame: pd.DataFrame, target: float) -> pd.DataFrame:
-    """A row per run of an `epochs` frame: epochs and training seconds to the target accuracy; NaN is a miss."""
+    """Return a row per run of an `epochs` frame: epochs and training seconds to the target; NaN if it is missed."""
     rows = []
     for run, part in frame.groupby("run", sort=False):
         index = stats.first_at_least(part["test_accuracy"].tolist(), target)
@@ -122,7 +125,10 @@ def targets(frame: pd.DataFrame, target: float) -> pd.DataFrame:
 
 
 def time_to_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set and label of a `targets` frame: how many seeds got there, and medians (a miss is never)."""
+    """Return a row per data set and label of a `targets` frame: seeds that reached the target, and medians.
+
+    A seed that missed the target counts as infinitely late.
+    """
     rows = []
     for (machine, dataset, label), part in frame.groupby(["machine", "dataset", "label"], sort=False):
         reached = part["seconds_to_target"].notna()
@@ -148,22 +154,22 @@ def _with_misses(values: "pd.Series[float]") -> list[float | None]:
 
 
 def against_tutorial(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per published epoch of the tutorial that an `epochs` frame reaches: published and own accuracies."""
+    """Return a row per published epoch that an `epochs` frame reaches: published and own accuracies."""
     rows = []
     for epoch, (_, train, test) in TUTORIAL_CURVE.items():
-        here = frame[frame["epoch"] == epoch]
-        if here.empty:
+        own = frame[frame["epoch"] == epoch]
+        if own.empty:
             continue
         rows.append(
             {
                 "epoch": epoch,
-                "num_seeds": len(here),
+                "num_seeds": len(own),
                 "published_test_accuracy": test,
-                "mean_test_accuracy": float(here["test_accuracy"].mean()),
-                "min_test_accuracy": float(here["test_accuracy"].min()),
-                "max_test_accuracy": float(here["test_accuracy"].max()),
+                "mean_test_accuracy": float(own["test_accuracy"].mean()),
+                "min_test_accuracy": float(own["test_accuracy"].min()),
+                "max_test_accuracy": float(own["test_accuracy"].max()),
                 "published_train_accuracy": train,
-                "mean_train_accuracy": float(here["train_accuracy"].mean()),
+                "mean_train_accuracy": float(own["train_accuracy"].mean()),
             }
         )
     return pd.DataFrame(rows)

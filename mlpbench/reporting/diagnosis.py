@@ -1,26 +1,30 @@
-"""What bounds a training run: the host that launches, the device that computes, or the input."""
+"""Find the limit of a training run: the host that launches, the device that computes, or the input."""
 
 from dataclasses import dataclass
 
 import pandas as pd
 
-BUSY_SHARE = 0.8  # of the time: above it, a faster host gains little
+BUSY_SHARE = 0.8
+"""The share of the time that the device is busy, from which on a faster host gains little."""
 INPUT_SHARE = 0.5
+"""The share of an epoch that is loading, above which the input is the limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
-    """What bounds something, in plain words."""
+    """Hold the limit of a step or of an epoch, in words."""
 
-    what: str
+    subject: str
+    """The step or the epoch that has this limit."""
     bound: str
-    why: str
+    """`device-bound`, `launch-bound`, `input-bound` or `not input-bound`."""
+    reason: str
 
 
 def device_busy(blocks: pd.DataFrame) -> pd.DataFrame:
-    """A row per step of a `blocks` frame that the device's own clock has timed too: what share of the time it is busy.
+    """Return a row per operation of a `blocks` frame that both clocks timed: the share of the time the device is busy.
 
-    The device's time is of kernels that waited in its queue, so that it holds no gap in which the host had to launch.
+    The device clock times kernels that already wait in the queue. So it has no gaps in which the host launches.
     """
     keys = ["machine", "operation", "config"]
     medians = blocks.pivot_table(index=keys, columns="clock", values="seconds", aggfunc="median", sort=False)
@@ -32,7 +36,7 @@ def device_busy(blocks: pd.DataFrame) -> pd.DataFrame:
 
 
 def input_share(blocks: pd.DataFrame) -> pd.DataFrame:
-    """A row per machine and device of a `blocks` frame: what share of the DataLoader loop's epoch is loading."""
+    """Return a row per machine and device of a `blocks` frame: the share of an epoch that the DataLoader loop loads."""
     epochs = blocks[(blocks["operation"] == "epoch") & (blocks["suite"] == "epochs")]
     medians = epochs.pivot_table(index=["machine", "device"], columns="loader", values="seconds", aggfunc="median")
     if not {"memory", "dataloader"} <= set(medians.columns):
@@ -42,24 +46,24 @@ def input_share(blocks: pd.DataFrame) -> pd.DataFrame:
 
 
 def diagnoses(blocks: pd.DataFrame) -> list[Diagnosis]:
-    """What bounds each step and epoch of which that can be told."""
-    made = []
+    """Return the limits of the steps and epochs that were timed by two clocks or with both loaders."""
+    results = []
     for _, row in device_busy(blocks).iterrows():
         busy = row["busy_share"]
-        made.append(
+        results.append(
             Diagnosis(
-                what=f"Training step, {row['config'].device}",
+                subject=f"Training step, {row['config'].device}",
                 bound="device-bound" if busy >= BUSY_SHARE else "launch-bound",
-                why=f"the device is busy {100 * busy:.0f} % of the time",
+                reason=f"the device is busy {100 * busy:.0f} % of the time",
             )
         )
     for _, row in input_share(blocks).iterrows():
         share = row["input_share"]
-        made.append(
+        results.append(
             Diagnosis(
-                what=f"DataLoader loop, {row['device']}",
+                subject=f"DataLoader loop, {row['device']}",
                 bound="input-bound" if share > INPUT_SHARE else "not input-bound",
-                why=f"{100 * share:.0f} % of its epoch is loading",
+                reason=f"{100 * share:.0f} % of its epoch is loading",
             )
         )
-    return made
+    return results

@@ -1,8 +1,8 @@
-"""Numbers and frames as text for people; the unit is chosen by the column's suffix."""
+"""Turn numbers and frames into text: the name of a column decides its heading, its unit and its help."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -10,25 +10,8 @@ import pandas as pd
 MISSING = "–"
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What is shown, and what a column is sorted by."""
-
-    text: str
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class TextTable:
-    """A frame as text."""
-
-    columns: tuple[str, ...]
-    is_number: tuple[bool, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
 def seconds(value: float) -> str:
-    """Three significant digits, in the unit that suits.
+    """Return a time with three significant digits, in the unit that suits; infinity is "never".
 
     >>> seconds(0.00089012), seconds(2.61669), seconds(106.0), seconds(float("inf"))
     ('890 µs', '2.62 s', '106 s', 'never')
@@ -41,36 +24,181 @@ def seconds(value: float) -> str:
     return f"{_significant(value)} s"
 
 
+def change(value: float) -> str:
+    """Return a relative change in percent, and a change to the tenfold or more as a factor.
+
+    >>> change(0.114), change(-0.5), change(4.826), change(19.0)
+    ('+11.4 %', '-50.0 %', '+483 %', '20×')
+    """
+    if value < 0.9995:
+        # Zero is added so that -0.0 becomes 0.0.
+        return f"{round(100 * value, 1) + 0.0:+.1f} %"
+    if value < 9.995:
+        return f"{100 * value:+.0f} %"
+    return "∞" if value > 1e6 else f"{value + 1:.3g}×"
+
+
 def _significant(value: float) -> str:
-    """Three significant digits, no exponent."""
-    exponent = int(f"{value:.2e}".split("e")[1])  # after rounding: 9.999 has two digits before the point
+    """Return three significant digits without an exponent."""
+    # The exponent is that of the rounded value: 9.999 has two digits before the point.
+    exponent = int(f"{value:.2e}".split("e")[1])
     return f"{value:.{max(0, 2 - exponent)}f}"
 
 
-# How the numbers of a column are shown, by the end of its name; the first that fits.
-_FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
-    (("samples_per_s",), lambda value: f"{value:,.0f}"),
-    (("_gflops", "_gb_per_s"), lambda value: f"{value:,.1f}"),
-    (("_s", "seconds_to_target"), seconds),
-    (("_norm",), lambda value: f"{value:.2g}"),
-    (("_ratio",), lambda value: "∞" if math.isinf(value) else f"{_significant(value)}×"),
-    (("_accuracy", "_loss"), lambda value: f"{value:.4f}"),
-    (("_share", "coverage"), lambda value: f"{100 * value:.3g} %"),
-    (("_difference",), lambda value: f"{value:.1e}"),
-    (
-        ("change",),
-        lambda value: f"{100 * value:+.1f} %" if value < 9.995 else "∞" if value > 1e6 else f"{value + 1:.3g}×",
+def _factor(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{_significant(value)}×"
+
+
+def _ratio_as_change(value: float) -> str:
+    return change(value - 1)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / 2**20:,.1f} MiB"
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def _number(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:,g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Describe how a column of a frame is shown."""
+
+    heading: str
+    """The heading; in the table of suffixes, `*` stands for the rest of the column's name."""
+    format: Callable[[float], str] = _number
+    """Turns a number of the column into text; other values are shown as they are."""
+    help: str = ""
+    """A sentence about what the numbers mean, if the heading alone does not say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Hold the text that is shown, and the value that a column is sorted by."""
+
+    text: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """Hold a frame as text."""
+
+    columns: tuple[Column, ...]
+    is_number: tuple[bool, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """The headings of the columns, from left to right."""
+        return tuple(column.heading for column in self.columns)
+
+
+# Every column that needs a heading or a help of its own. Names of columns are those of the CSV files, which do not
+# change; these are the words of docs/words.md.
+_COLUMNS = {
+    "change": Column("change", change),
+    "changed_at": Column("changed at", help="commit with which the latest segment begins"),
+    "changed_on": Column("changed on", help="day on which the latest segment begins"),
+    "check": Column("rerun", help="how the second training differed from the first"),
+    "control_change": Column(
+        "machine speed change", change, "how far the time of the control workload moved between the two sides"
     ),
-    (("_bytes",), lambda value: f"{value / 2**20:,.1f} MiB"),
-    (("",), lambda value: "never" if math.isinf(value) else f"{value:,g}"),
-)
+    "copy_gb_per_s": Column("copy, GB/s", _rate, "bytes read and written in a second by the best large copy"),
+    "coverage": Column(
+        "confidence", _percent, "probability that low to high contains the true median, if the values are independent"
+    ),
+    "final_abs_difference": Column(
+        "final difference", "{:.1e}".format, "largest difference of a parameter after the last step"
+    ),
+    "finds_change": Column(
+        "smallest detectable change",
+        change,
+        "the smallest true change that this comparison would find 4 times out of 5",
+    ),
+    "first_difference": Column("first difference", help="the first stage of the computation whose bits differ"),
+    "first_place_accuracy": Column("first environment's accuracy", _fraction, "test accuracy in the first environment"),
+    "flagged_share": Column("disturbed blocks", _percent, "share of the blocks during which something else ran"),
+    "gain_ratio": Column("gain", _factor, "eager's time over the engine's time; above 1 is faster"),
+    "high_accuracy": Column("high", _fraction),
+    "high_ratio": Column("high", _factor),
+    "is_claimed": Column("claimed", help="this level and all levels below it are verified"),
+    "level_s": Column("segment", seconds, "median of the latest segment, which is a stretch without a change"),
+    "low_accuracy": Column("low", _fraction),
+    "low_ratio": Column("low", _factor),
+    "margin_change": Column("margin", change, "the smallest change that matters"),
+    "margin_from": Column(
+        "margin set by", help="default, option, threshold, the noise of the machine, or the control workload"
+    ),
+    "max_abs_difference": Column(
+        "largest difference", "{:.1e}".format, "largest difference of a value in the first stage whose bits differ"
+    ),
+    "pays_after_epochs": Column(
+        "pays after epochs", help="epochs after which the time saved exceeds the extra time of the first step"
+    ),
+    "place": Column("environment", help="machine, software and settings, as far as they differ"),
+    "product_gflops": Column("product, GFLOP/s", _rate, "rate of the best large float32 product"),
+    "roof_share": Column(
+        "% of hardware limit", _percent, "time that the products need at the peak rate, over the measured time"
+    ),
+    "samples_per_s": Column("samples/s", "{:,.0f}".format),
+    "seconds_to_target": Column("time to target", seconds),
+    "settled": Column("warm-up stable?", help="two successive blocks agreed within 2 % before the first block"),
+    "time_ratio": Column("change", _ratio_as_change),
+    "what": Column("remark"),
+}
+
+# Every other column of numbers, by the last word of its name.
+_SUFFIXES = {
+    "accuracy": Column("* accuracy", _fraction),
+    "bytes": Column("*", _mebibytes),
+    "change": Column("*", change),
+    "difference": Column("* difference", "{:.1e}".format),
+    "loss": Column("* loss", _fraction),
+    "norm": Column("* norm", "{:.2g}".format),
+    "ratio": Column("* ratio", _factor),
+    "s": Column("*", seconds),
+    "share": Column("*", _percent),
+}
 
 
-def cell(column: str, value: Any) -> Cell:
-    """One value of a column.
+def column(name: str) -> Column:
+    """Return how a column is shown: by its whole name if that is listed, otherwise by the last word of its name.
 
-    >>> cell("median_s", 0.0012).text, cell("time_ratio", 4.6).text, cell("coverage", 0.9375).text
-    ('1.20 ms', '4.60×', '93.8 %')
+    >>> column("settled").heading, column("median_s").heading, column("num_blocks").heading, column("low_share").heading
+    ('warm-up stable?', 'median', 'blocks', 'low')
+    """
+    if name in _COLUMNS:
+        return _COLUMNS[name]
+    stem, _, suffix = name.rpartition("_")
+    by_suffix = _SUFFIXES.get(suffix) if stem else None
+    if by_suffix is None:
+        return Column(_words(name))
+    return replace(by_suffix, heading=by_suffix.heading.replace("*", _words(stem)))
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("num_").replace("_", " ")
+
+
+def cell(column: Column, value: Any) -> Cell:
+    """Return one value of a column as text; a missing value is a dash.
+
+    >>> cell(column("median_s"), 0.0012).text, cell(column("gain_ratio"), 4.6).text
+    ('1.20 ms', '4.60×')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Cell(MISSING, "")
@@ -78,39 +206,25 @@ def cell(column: str, value: Any) -> Cell:
         return Cell("yes" if value else "no", value)
     if isinstance(value, int):
         return Cell(f"{value:,}", value)
-    if isinstance(value, float):
-        return Cell(next(show for ends, show in _FORMATS if column.endswith(ends))(value), value)
-    return Cell(str(value), value)
+    return Cell(column.format(value) if isinstance(value, float) else str(value), value)
 
 
 def table(frame: pd.DataFrame) -> TextTable:
-    """A frame as text; a column that names the same machine or stack throughout is left out."""
+    """Return a frame as text, without the columns that name the same machine, stack or commit in every row."""
     constant = [name for name in ("machine", "torch", "commit") if name in frame and len(set(frame[name])) <= 1]
     names = [name for name in frame.columns if name not in constant]
+    columns = [column(str(name)) for name in names]
+    if "time_ratio" in names:
+        # The interval of a change is shown as changes too.
+        columns = [replace(c, format=_ratio_as_change) if c.format is _factor else c for c in columns]
     records = frame[names].astype(object).to_dict("records")
     return TextTable(
-        columns=tuple(_heading(str(name)) for name in names),
+        columns=tuple(columns),
         is_number=tuple(pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool for name in names),
-        rows=tuple(tuple(cell(str(name), record[name]) for name in names) for record in records),
+        rows=tuple(tuple(cell(c, record[name]) for c, name in zip(columns, names, strict=True)) for record in records),
     )
 
 
-def _heading(name: str) -> str:
-    """A column's name without its unit, which its cells carry.
-
-    >>> _heading("median_s"), _heading("samples_per_s"), _heading("num_blocks"), _heading("low_share")
-    ('median', 'samples/s', 'blocks', 'low')
-    """
-    spoken = {
-        "samples_per_s": "samples/s",
-        "gain_ratio": "gain",
-        "product_gflops": "product, GFLOP/s",
-        "copy_gb_per_s": "copy, GB/s",
-    }
-    if name in spoken:
-        return spoken[name]
-    for suffix in ("_s", "_share", "_bytes"):
-        name = name.removesuffix(suffix)
-    if name in ("low_ratio", "high_ratio", "low_accuracy", "high_accuracy") or name.endswith("_change"):
-        name = name.split("_")[0]
-    return name.removeprefix("num_").replace("_", " ")
+def glossary(tables: Iterable[TextTable]) -> dict[str, str]:
+    """Return the help of every heading of these tables that has one, in order of appearance."""
+    return {c.heading: c.help for content in tables for c in content.columns if c.help}

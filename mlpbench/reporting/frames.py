@@ -1,6 +1,6 @@
-"""Results as tidy frames: a row per measurement, epoch, check or skip.
+"""Turn results into tidy frames: a row per measurement, rerun, peak or skip.
 
-Numbers keep their units (columns say `_s`, `_ratio`); scaling to ms and rounding is for whoever shows them.
+The names of columns end in their units (`_s`, `_ratio`). A frame holds full numbers; `formatting` rounds them.
 """
 
 import math
@@ -18,7 +18,9 @@ from mlpbench.reporting import roofline
 
 
 def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list[str]:
-    """A name for each config: the fields in which they differ among each other, or from the default if they do not.
+    """Return a name for each config: the fields in which the configs differ.
+
+    Equal configs are named by the fields in which they differ from the default.
 
     >>> labels([RunConfig(), RunConfig(batch_size=10)])
     ['batch_size=100', 'batch_size=10']
@@ -26,7 +28,7 @@ def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list
     ['default']
     """
     names = varying(configs, without)
-    if not names:  # all the same: how they differ from the default
+    if not names:
         names = varying([RunConfig(), *configs], without)
     if not names:
         return ["default"] * len(configs)
@@ -34,13 +36,13 @@ def labels(configs: Sequence[RunConfig], *, without: Iterable[str] = ()) -> list
 
 
 def varying(configs: Sequence[RunConfig], without: Iterable[str] = ()) -> list[str]:
-    """The fields in which configs differ among each other."""
+    """Return the fields in which these configs differ."""
     names = [f.name for f in fields(RunConfig) if f.name not in without]
     return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
 
 
 def short(config: RunConfig, name: str) -> str:
-    """A field's value; once where it repeats for every layer."""
+    """Return the value of a field as text; a value that repeats for every layer is named once."""
     value = getattr(config, name)
     if isinstance(value, tuple) and len(set(value)) == 1:
         return format_value(value[:1])
@@ -48,15 +50,15 @@ def short(config: RunConfig, name: str) -> str:
 
 
 def blocks(results: Results) -> pd.DataFrame:
-    """A row per timed block of the newest run of each machine, suite, operation, clock and config.
+    """Return a row per timed block, of the newest run of each machine, suite, operation, clock and config.
 
-    Columns: row (the same for the processes of one run), measurement, session, process, machine, torch, commit,
-    suite, group, operation, clock, activation and width (of the first hidden layer), config and each of its fields,
-    samples_per_call, settled, round, order, iterations, seconds (per call), roof_s (what products alone would take;
-    NaN: not known), control_s, flags.
+    Columns: row (the same for all processes of a run), measurement, session, process, machine, torch, commit, suite,
+    group, operation, clock, activation and width (of the first hidden layer), config and each of its fields,
+    samples_per_call, settled (the warm-up was stable), round, order, iterations, seconds (per call), limit_s (per
+    call, at the hardware limit; NaN if that is unknown), control_s, flags.
     """
     newest = _newest(results)
-    roofs = {m.id: _roof_s(results, m) for m, _ in newest.values()}
+    limits = {m.id: _limit_s(results, m) for m, _ in newest.values()}
     position = {key: index for index, key in enumerate(results.measurements)}
     rows = []
     for block in sorted(results.blocks, key=lambda block: (position[block.measurement], block.round)):
@@ -87,7 +89,7 @@ def blocks(results: Results) -> pd.DataFrame:
                 "order": block.order,
                 "iterations": block.iterations,
                 "seconds": block.wall_ns / block.iterations / 1e9,
-                "roof_s": roofs[m.id],
+                "limit_s": limits[m.id],
                 "control_s": math.nan if block.control_ns is None else block.control_ns / 1e9,
                 "flags": ",".join(block.flags),
             }
@@ -95,23 +97,23 @@ def blocks(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _roof_s(results: Results, m: Measurement) -> float:
-    """Seconds that the products of a call take at the peak of its machine; NaN where that is unknown."""
-    here = results.sessions[m.session].environment
-    peaks = [p for p in results.peaks if results.sessions[p.session].environment.machine == here.machine]
-    peak = roofline.find(peaks, m.config.device, m.config.num_threads or here.num_threads)
-    roof_s = roofline.roof_s(m.operation, m.config, m.samples_per_call, peak) if peak else None
-    return math.nan if roof_s is None else roof_s
+def _limit_s(results: Results, m: Measurement) -> float:
+    """Return the time of a call at the limit of its hardware, in seconds; NaN if that is unknown."""
+    environment = results.sessions[m.session].environment
+    peaks = [p for p in results.peaks if results.sessions[p.session].environment.machine == environment.machine]
+    peak = roofline.best(peaks, m.config.device, m.config.num_threads or environment.num_threads)
+    limit_s = roofline.limit_s(m.operation, m.config, m.samples_per_call, peak) if peak else None
+    return math.nan if limit_s is None else limit_s
 
 
 def _newest(results: Results) -> dict[str, tuple[Measurement, str]]:
-    """Measurements of the last run of each identity, with the id that its processes share.
+    """Return the measurements of the newest run of each benchmark, by id, each with an id for the whole run.
 
-    What took turns stays together. A measurement that was cut short counts only where there is no whole one.
+    Interleaved measurements stay together. An incomplete measurement is used only if there is no complete one.
     """
     counts = Counter(block.measurement for block in results.blocks)
     measured = [m for m in results.measurements.values() if counts[m.id] and not results.sessions[m.session].side]
-    # started last, and whole before cut short
+    # Later ones replace earlier ones below, so complete ones come last, and among them the newest.
     measured.sort(key=lambda m: (counts[m.id] >= m.rounds, results.sessions[m.session].started_at))
     groups: dict[str, list[Measurement]] = {}
     for m in measured:
@@ -119,10 +121,11 @@ def _newest(results: Results) -> dict[str, tuple[Measurement, str]]:
     newest: dict[object, list[Measurement]] = {}
     for group in groups.values():
         configs = tuple(m.config for m in group)
-        for place, m in enumerate(group):  # the same config may take part twice
+        # The position in the group tells two equal configs apart.
+        for position, m in enumerate(group):
             session = results.sessions[m.session]
-            identity = (session.environment.machine, m.suite, m.operation, m.clock, configs, place)
-            of_run = newest.setdefault(identity, [])
+            benchmark = (session.environment.machine, m.suite, m.operation, m.clock, configs, position)
+            of_run = newest.setdefault(benchmark, [])
             if of_run and results.sessions[of_run[-1].session].run != session.run:
                 of_run.clear()
             of_run.append(m)
@@ -130,10 +133,10 @@ def _newest(results: Results) -> dict[str, tuple[Measurement, str]]:
 
 
 def timings(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per benchmark of a `blocks` frame: median seconds per call, with its interval.
+    """Return a row per benchmark of a `blocks` frame: the median time per call with its interval.
 
-    Over the medians of the processes, if there are several. The blocks of one process are not independent of each
-    other, so the interval of one describes that process.
+    The interval is over the medians of the processes. If there is only one process, it is over its blocks. They are not
+    independent, so this interval describes that process alone.
     """
     rows = []
     for _, part in frame.groupby("row", sort=False):
@@ -153,7 +156,7 @@ def timings(frame: pd.DataFrame) -> pd.DataFrame:
                 "num_processes": len(medians),
                 "num_blocks": len(part),
                 "flagged_share": float((part["flags"] != "").mean()),
-                "roof_share": first["roof_s"] / interval.estimate,
+                "roof_share": first["limit_s"] / interval.estimate,
                 "samples_per_s": first["samples_per_call"] / interval.estimate,
                 "settled": bool(part["settled"].all()),
             }
@@ -162,13 +165,16 @@ def timings(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per contender that ran in turns with a baseline, the first of its group: median of the rounds' ratios."""
+    """Return a row per contender of interleaved settings: the median over rounds of its time over the baseline's.
+
+    The baseline is the first setting of a group.
+    """
     rows = []
     for _, part in frame.groupby("group", sort=False):
         ids = part["measurement"].unique()
         configs = part.drop_duplicates("measurement")["config"].tolist()
         names = dict(zip(ids, labels(configs), strict=True))
-        fields_apart = varying(configs)
+        different_fields = varying(configs)
         by_round = part.pivot_table(index="round", columns="measurement", values="seconds").dropna()
         for contender in ids[1:] if len(by_round) else ():
             interval = stats.ratio_interval(by_round[ids[0]].tolist(), by_round[contender].tolist())
@@ -176,7 +182,7 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
                 {
                     "machine": part["machine"].iloc[0],
                     "operation": part["operation"].iloc[0],
-                    "workload": labels(configs[:1], without=fields_apart)[0],
+                    "workload": labels(configs[:1], without=different_fields)[0],
                     "baseline": names[ids[0]],
                     "contender": names[contender],
                     "baseline_median_s": float(by_round[ids[0]].median()),
@@ -191,28 +197,28 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def checks(results: Results) -> pd.DataFrame:
-    """A row per determinism check; the newest of each machine, check and config."""
+def reruns(results: Results) -> pd.DataFrame:
+    """Return a row per rerun, the newest of each machine, kind and config."""
     newest = {}
-    for check in sorted(results.checks, key=lambda c: results.sessions[c.session].started_at):
-        machine = results.sessions[check.session].environment.machine
-        newest[machine, check.name, check.config] = {
+    for rerun in sorted(results.checks, key=lambda c: results.sessions[c.session].started_at):
+        machine = results.sessions[rerun.session].environment.machine
+        newest[machine, rerun.name, rerun.config] = {
             "machine": machine,
-            "check": check.name,
-            "device": check.config.device,
-            "workload": str(check.config),
-            "num_steps": check.num_steps,
-            "num_stages": check.num_stages,
-            "equal_bits": check.first_difference is None,
-            "first_difference": check.first_difference,
-            "max_abs_difference": check.max_abs_difference,
-            "final_abs_difference": check.final_abs_difference,
+            "check": rerun.name,
+            "device": rerun.config.device,
+            "workload": str(rerun.config),
+            "num_steps": rerun.num_steps,
+            "num_stages": rerun.num_stages,
+            "equal_bits": rerun.first_difference is None,
+            "first_difference": rerun.first_difference,
+            "max_abs_difference": rerun.max_abs_difference,
+            "final_abs_difference": rerun.final_abs_difference,
         }
     return pd.DataFrame(newest.values())
 
 
 def memories(results: Results) -> pd.DataFrame:
-    """A row per operation and config: its peak memory, the largest of its newest session's processes."""
+    """Return a row per operation and config: its peak memory, from the newest session that measured it."""
     newest = {}
     for memory in sorted(results.memories, key=lambda m: results.sessions[m.session].started_at):
         machine = results.sessions[memory.session].environment.machine
@@ -229,7 +235,7 @@ def memories(results: Results) -> pd.DataFrame:
 
 
 def skips(results: Results) -> pd.DataFrame:
-    """A row per reason for which something was skipped in the newest session that skipped anything."""
+    """Return a row per reason for skipping, of the newest session that skipped anything."""
     if not results.skips:
         return pd.DataFrame()
     last = max(results.skips, key=lambda s: results.sessions[s.session].started_at).session
@@ -244,7 +250,7 @@ def skips(results: Results) -> pd.DataFrame:
 
 
 def sessions(results: Results) -> pd.DataFrame:
-    """A row per run and environment, the newest first: what ran, when, in how many processes, on what."""
+    """Return a row per run and environment, the newest first: command, time, processes, machine and source."""
     runs: dict[object, list[Session]] = {}
     for session in sorted(results.sessions.values(), key=lambda session: session.started_at):
         runs.setdefault((session.run, session.environment), []).append(session)
@@ -264,7 +270,7 @@ def sessions(results: Results) -> pd.DataFrame:
 
 
 def peaks(results: Results) -> pd.DataFrame:
-    """A row per machine, device and number of threads: the best rates of a large product and a large copy."""
+    """Return a row per machine, device and thread count: the best rates of a large product and a large copy."""
     rows = [
         {
             "machine": results.sessions[peak.session].environment.machine,
@@ -281,5 +287,5 @@ def peaks(results: Results) -> pd.DataFrame:
 
 
 def commands(results: Results, session_ids: set[str]) -> tuple[str, ...]:
-    """The commands of these sessions, each once."""
+    """Return the commands of these sessions, each once."""
     return tuple(dict.fromkeys(s.command for s in results.sessions.values() if s.id in session_ids))

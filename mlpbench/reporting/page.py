@@ -40,8 +40,8 @@ def write(report: Report, directory: Path) -> Path:
         if section.figure is not None:
             figures.save(section.figure, directory / f"{section.name}.png")
     is_default = report.target == DEFAULT_TARGET
-    again = "mlpbench report" if is_default else f"mlpbench report --target {report.target:g}"
-    content = _content("mlpbench report", report.summary, report.facts, report.sections, again)
+    report_command = "mlpbench report" if is_default else f"mlpbench report --target {report.target:g}"
+    content = _content("mlpbench report", report.summary, report.facts, report.sections, report_command)
     for name, text in {"report.html": _html(content), "report.md": _markdown(content, has_figures=True)}.items():
         (directory / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     _to_step_summary(content)
@@ -65,15 +65,17 @@ def write_page(
 
 
 def _content(
-    title: str, summary: str, facts: Sequence[Fact], sections: Sequence[Section], again: str | None
+    title: str, summary: str, facts: Sequence[Fact], sections: Sequence[Section], report_command: str | None
 ) -> dict[str, object]:
+    tables = [formatting.table(section.frame) for section in sections if section.frame is not None]
     return {
         "title": title,
         "summary": summary,
         "facts": facts,
         "sections": [_rendered(section) for section in sections],
+        "glossary": formatting.glossary(tables),
         "version": mlpbench.__version__,
-        "again": again,
+        "report_command": report_command,
     }
 
 
@@ -114,9 +116,11 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
     ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ET.fromstring(buffer.getvalue())  # noqa: S314 (matplotlib wrote it just now)
     for group in root.iter(f"{{{_SVG}}}g"):
-        group.attrib.pop("id", None)  # these names repeat from figure to figure, and nothing refers to them
+        # These names repeat from figure to figure, and nothing refers to them.
+        group.attrib.pop("id", None)
+    # The page decides the size.
     for size in ("width", "height", "version"):
-        root.attrib.pop(size, None)  # the page decides the size
+        root.attrib.pop(size, None)
     root.set("role", "img")
     root.set("aria-label", alt)
     svg = ET.tostring(root, encoding="unicode")

@@ -1,4 +1,4 @@
-"""Define what the report is made of: sections, facts at its head, and the parts that hold both."""
+"""Define the pieces of a report: sections, facts at its head, and the parts that hold both."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,7 +41,7 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Hold what one subject gives to the report."""
+    """Hold the sections and facts of one subject."""
 
     sections: tuple[Section, ...] = ()
     facts: tuple[Fact, ...] = ()
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(kw_only=True)
 class ReportData:
-    """Hold what a report is made from; frames that several parts need are computed once."""
+    """Hold the input of a report; frames that several parts need are computed once."""
 
     results: Results
     certificates: "Sequence[Certificate]" = field(default_factory=tuple)

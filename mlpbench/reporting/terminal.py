@@ -1,11 +1,12 @@
 """Print results on the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from mlpbench.records.results import Results
 from mlpbench.reporting import curves, figures, formatting, frames
@@ -14,6 +15,8 @@ from mlpbench.reporting.section import Section
 
 PIPE_WIDTH = 240
 """The width of the output in a pipe, in characters: enough for any table."""
+MAX_WORD = 28
+"""The longest word that is never broken, in characters. Longer words are paths and digests."""
 
 
 def console() -> Console:
@@ -23,14 +26,71 @@ def console() -> Console:
 
 
 def show_table(console: Console, title: str, table: formatting.TextTable) -> None:
-    """Print a table; wide cells wrap on a terminal."""
-    printed = RichTable(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for name, is_number in zip(table.columns, table.is_number, strict=True):
-        printed.add_column(name, justify="right" if is_number else "left", overflow="fold")
-    for row in table.rows:
-        printed.add_row(*(cell.text for cell in row))
-    console.print(printed, soft_wrap=False)
-    console.print()
+    """Print a table; wide cells wrap.
+
+    If the columns do not fit beside each other, the table is printed in parts, each with the first columns again.
+    """
+    for number, indices in enumerate(_parts(table, console.width)):
+        console.print(f"{title}, more columns" if number else title, style="bold", markup=False)
+        part = RichTable(box=None, pad_edge=False)
+        for index, width in zip(indices, _widths(table, indices, console.width), strict=True):
+            part.add_column(
+                table.headings[index],
+                justify="right" if table.is_number[index] else "left",
+                width=width,
+                overflow="fold",
+            )
+        for row in table.rows:
+            part.add_row(*(Text(row[index].text) for index in indices))
+        console.print(part, soft_wrap=False)
+        console.print()
+
+
+def _parts(table: formatting.TextTable, width: int) -> Iterator[list[int]]:
+    """Yield the columns of each part, by index. Every part has the text columns that stand before the first number."""
+    num_texts = (*table.is_number, True).index(True)
+    keys: list[int] = []
+    for index in range(num_texts or 1):
+        if not keys or _total(_least(table, i) for i in (*keys, index)) <= width // 2:
+            keys.append(index)
+    part = list(keys)
+    for index in range(len(table.columns)):
+        if index in keys:
+            continue
+        if len(part) > len(keys) and _total(_least(table, i) for i in (*part, index)) > width:
+            yield part
+            part = list(keys)
+        part.append(index)
+    yield part
+
+
+def _widths(table: formatting.TextTable, indices: Sequence[int], width: int) -> list[int]:
+    """Return the width of each column: the room that is left goes to the columns that need it, from the left."""
+    widths = [_least(table, index) for index in indices]
+    room = width - _total(widths)
+    for place, index in enumerate(indices):
+        lines = (line for text in _texts(table, index) for line in text.splitlines())
+        more = max(0, min(room, max(map(len, lines), default=0) - widths[place]))
+        widths[place] += more
+        room -= more
+    return widths
+
+
+def _least(table: formatting.TextTable, index: int) -> int:
+    """Return the least width at which a column can be read: no number is broken, and no word but a very long one."""
+    texts = _texts(table, index)
+    pieces = texts[1:] if table.is_number[index] else []
+    words = [word for text in texts for word in text.split()]
+    return max([1, *map(len, pieces), *(min(len(word), MAX_WORD) for word in words)])
+
+
+def _texts(table: formatting.TextTable, index: int) -> list[str]:
+    return [table.headings[index], *(row[index].text for row in table.rows)]
+
+
+def _total(widths: Iterable[int]) -> int:
+    """Return the width of columns beside each other, with two spaces between them."""
+    return sum(width + 2 for width in widths) - 2
 
 
 def show_frame(console: Console, title: str, frame: pd.DataFrame) -> None:
@@ -72,11 +132,11 @@ def show_study(results: Results, console: Console, target: float) -> None:
 
 
 def show_timings(results: Results, console: Console) -> None:
-    """Print the times of interleaved settings, and their ratios to the first."""
+    """Print the times of interleaved settings, and the change of each against the first."""
     blocks = frames.blocks(results)
     timings = frames.timings(blocks)
     timings.insert(0, "workload", frames.labels(timings["config"].tolist()))
     show_frame(console, "Timings", timings.drop(columns=["suite", "config"]))
     ratios = frames.ratios(blocks)
     if not ratios.empty:
-        show_frame(console, "Ratios", ratios)
+        show_frame(console, "Change of the time against the first setting", ratios)

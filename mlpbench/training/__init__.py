@@ -1,1 +1,1 @@
-"""A whole run, and many runs."""
+"""Train one config, or many: trainer, studies, batched seeds, progress."""

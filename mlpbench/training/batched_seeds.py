@@ -1,10 +1,10 @@
-"""Several seeds of one config, trained together: their parameters stacked, each product a batched one.
+"""Train several seeds of one config as one batched model: parameters are stacked, and products are batched.
 
-On a GPU a step of a small perceptron lasts as long as the host needs to launch its kernels; that of S perceptrons needs
-hardly more launches than that of one. Nothing is shared between the seeds but the data: each has the initial parameters
-and the order of batches of its own run, and so the same curve to rounding, though not the same bits. For the first 40
-steps the losses agree with those of its own run to a relative 1e-4 and the accuracies within .002. From there on the
-difference grows as any difference in rounding does in training: no faster than between two numbers of threads.
+On a GPU, a step of a small perceptron takes as long as the host needs to launch its kernels. A step of S perceptrons
+needs hardly more launches than a step of one. The seeds share only the data: each seed has the initial parameters and
+the order of batches of its separate run. So its curve agrees with the separate run up to rounding, but not bit for bit.
+In the first 40 steps the losses agree to a relative 1e-4, and the accuracies within 0.002. Later the difference grows
+as any difference in rounding grows in training: no faster than between two thread counts.
 
 Shapes: S seeds, N samples, B batch, D features of a layer, H outputs of a layer, C classes.
 """
@@ -26,7 +26,7 @@ from mlpbench.workload.optimizers import OPTIMIZERS
 
 
 def can_train(config: RunConfig) -> bool:
-    """Whether there is a batched form of what the config asks for."""
+    """True if this config can be trained in batched form."""
     return (config.model, config.engine, config.loader) == ("mlp", "eager", "memory")
 
 
@@ -35,25 +35,27 @@ def fit(
     session_id: str,
     on_epoch: Callable[[Epoch, RunConfig], None] = lambda *_: None,
 ) -> list[TrainResult]:
-    """Train configs that differ in nothing but their seed: for each what `Trainer.fit` gives, in their order.
+    """Train configs that differ only in their seed, and return the result of each, in the order of the configs.
 
-    The times of a seed are those of all divided by their number: its share of what the device did. They are shorter
-    than those of a run alone.
+    A result has the fields of `Trainer.fit`. The times of a seed are those of the batched run divided by the number of
+    seeds: its share of the work of the device. They are shorter than the times of a separate run.
 
     Raises:
         InputError: as `Trainer` does, and if the device has too little memory for all seeds at once.
     """
-    assert len({replace(config, seed=0) for config in configs}) == 1, "seeds of one config"
-    assert can_train(configs[0]), "ask first"
+    assert len({replace(config, seed=0) for config in configs}) == 1, "the configs must differ only in their seed"
+    assert can_train(configs[0]), "call can_train first"
     try:
         return _Seeds(configs).fit(session_id, on_epoch)
     except torch.OutOfMemoryError:
         raise InputError(
-            f"device {configs[0].device}: {len(configs)} seeds at once need more memory than there is; use fewer --jobs"
+            f"device {configs[0].device}: not enough memory for {len(configs)} seeds at once; use fewer --jobs"
         ) from None
 
 
 class _Seeds:
+    """Train one model for each config, with stacked parameters."""
+
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         self._configs = configs
         self._trainers = [Trainer(config) for config in configs]
@@ -61,30 +63,34 @@ class _Seeds:
         self._model = first.model
         self._train_x, self._train_y, self._test_x, self._test_y = first.inputs.values()
         self._initial = [
-            {name: p.detach().clone() for name, p in trainer.model.named_parameters()} for trainer in self._trainers
+            {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+            for trainer in self._trainers
         ]
         self._reset()
 
     def _reset(self) -> None:
+        """Go back to the initial parameters and a new optimizer."""
         self._parameters = {
             name: nn.Parameter(torch.stack([initial[name] for initial in self._initial])) for name in self._initial[0]
         }
-        # element by element, so that one of stacked parameters is one of each seed's
+        # These optimizers update element by element. So one optimizer of stacked parameters updates each seed alone.
         first = self._trainers[0]
         self._optimizer = OPTIMIZERS[first.config.optimizer].make(self._parameters.values(), first.config)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """(S, B, D) -> (S, B, C)."""
+        """Return the logits (S, B, C) of images (S, B, D)."""
         for name, layer in self._model.named_children():
             if isinstance(layer, nn.Linear):
-                weight, bias = self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]  # (S, H, D), (S, H)
+                # Shapes (S, H, D) and (S, H).
+                weight, bias = self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
                 x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
             else:
-                x = layer(x)  # has no parameters
+                # The layer is an activation, without parameters.
+                x = layer(x)
         return x
 
     def _train(self, epoch: int, num_batches: int | None = None) -> tuple[list[float], list[float], list[float]]:
-        """For each seed: mean loss and accuracy of the steps' own outputs, and the last batch's loss."""
+        """Train on an epoch, or on its first batches. Return mean loss, accuracy and last batch's loss of each seed."""
         num_seeds, size = len(self._trainers), self._trainers[0].config.batch_size
         order = torch.stack([trainer.order(epoch) for trainer in self._trainers]).to(self._train_x.device)
         if num_batches is not None:
@@ -97,7 +103,8 @@ class _Seeds:
             self._optimizer.zero_grad(set_to_none=True)
             logits = self._logits(x)
             losses = _cross_entropy(logits, y).mean(1)
-            torch.autograd.backward(losses.sum())  # no seed's loss depends on another's parameters
+            # The gradient of the sum is right for each seed, since no loss depends on the parameters of another seed.
+            torch.autograd.backward(losses.sum())
             self._optimizer.step()
             losses = losses.detach()
             total += losses * y.shape[1]
@@ -106,31 +113,33 @@ class _Seeds:
         return (total / num_samples).tolist(), [n / num_samples for n in correct.tolist()], losses.tolist()
 
     def _evaluate(self) -> tuple[list[float], list[float]]:
-        """For each seed: mean loss and accuracy on the test half."""
+        """Return the mean loss and the accuracy of each seed on the test set."""
         num_seeds, num_samples = len(self._trainers), len(self._test_y)
         total = torch.zeros(num_seeds, dtype=torch.float64, device=self._test_x.device)
         correct = torch.zeros(num_seeds, dtype=torch.int64, device=self._test_x.device)
-        parts = zip(self._test_x.split(EVALUATION_BATCH), self._test_y.split(EVALUATION_BATCH), strict=True)
+        batches = zip(self._test_x.split(EVALUATION_BATCH), self._test_y.split(EVALUATION_BATCH), strict=True)
         with torch.no_grad():
-            for x, y in parts:
+            for x, y in batches:
                 logits = self._logits(x.expand(num_seeds, *x.shape))
                 total += _cross_entropy(logits, y.expand(num_seeds, -1)).sum(1)
                 correct += (logits.argmax(2) == y).sum(1)
         return (total / num_samples).tolist(), [n / num_samples for n in correct.tolist()]
 
     def fit(self, session_id: str, on_epoch: Callable[[Epoch, RunConfig], None]) -> list[TrainResult]:
+        """Train and evaluate all seeds."""
         num_seeds = len(self._trainers)
         self._trainers[0].use_threads()
-        self._train(0, num_batches=2)  # untimed, as in Trainer.fit: nothing is loaded on the clock
+        # These two calls are not timed, as in `Trainer.fit`. So no timed call loads a kernel.
+        self._train(0, num_batches=2)
         self._evaluate()
         self._reset()
         curves: list[list[Epoch]] = [[] for _ in self._trainers]
         for index in range(self._trainers[0].config.num_epochs):
             start = now()
             train_loss, train_accuracy, last_loss = self._train(index)
-            trained = now()
+            middle = now()
             test_loss, test_accuracy = self._evaluate()
-            train_s, evaluate_s = (trained - start) / num_seeds, (now() - trained) / num_seeds
+            train_s, evaluate_s = (middle - start) / num_seeds, (now() - middle) / num_seeds
             for seed, config in enumerate(self._configs):
                 epoch = Epoch(
                     index=index,
@@ -147,7 +156,8 @@ class _Seeds:
         return [self._result(session_id, seed, epochs) for seed, epochs in enumerate(curves)]
 
     def _result(self, session_id: str, seed: int, epochs: Sequence[Epoch]) -> TrainResult:
-        final = {name: p.detach()[seed] for name, p in self._parameters.items()}
+        """Return the record of one seed."""
+        final = {name: parameter.detach()[seed] for name, parameter in self._parameters.items()}
         return TrainResult(
             session=session_id,
             config=self._trainers[seed].config,
@@ -159,5 +169,5 @@ class _Seeds:
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Losses (S, B) of logits (S, B, C) and labels (S, B)."""
+    """Return the losses (S, B) of logits (S, B, C) and labels (S, B)."""
     return functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)

@@ -1,4 +1,7 @@
-"""Show how training goes: a live bar and two lines a run on a terminal, a line an epoch elsewhere."""
+"""Show the progress of training.
+
+A terminal gets a live bar and two lines for each run. Other outputs get a line for each epoch.
+"""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,7 +15,7 @@ from mlpbench.training.trainer import Epoch
 
 
 def epoch_line(epoch: Epoch, num_epochs: int) -> str:
-    """One epoch in one line."""
+    """Return the numbers of an epoch as one line."""
     return (
         f"epoch {epoch.index + 1}/{num_epochs}  "
         f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.4f}  "
@@ -21,7 +24,7 @@ def epoch_line(epoch: Epoch, num_epochs: int) -> str:
 
 
 class TrainingProgress:
-    """Progress over the runs of these configs; a context manager, and the observer of `study.run`."""
+    """Show the progress of a run for each config, within a `with` block, as the observer of `study.run`."""
 
     def __init__(self, configs: Sequence[RunConfig], console: Console) -> None:
         self._console = console
@@ -29,7 +32,7 @@ class TrainingProgress:
         self._run = 0
         self._numbers: dict[RunConfig, int] = {}
         self._epochs_left: dict[RunConfig, int] = {}
-        self._live = Progress(
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
@@ -37,19 +40,19 @@ class TrainingProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._live.add_task("", total=sum(config.num_epochs for config in configs))
+        self._task = self._bar.add_task("", total=sum(config.num_epochs for config in configs))
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        self._bar.stop()
 
     def start(self, config: RunConfig) -> None:
-        """A run begins."""
+        """Show that a run starts."""
         self._run += 1
         self._config = config
         self._numbers[config] = self._run
@@ -57,16 +60,16 @@ class TrainingProgress:
         self._console.print(f"run {self._run}/{self._num_runs}: {config}")
 
     def epoch(self, epoch: Epoch, config: RunConfig | None = None) -> None:
-        """An epoch is over: of that run, where several run at once; else of the one that began last."""
-        whose = f"run {self._numbers[config]}/{self._num_runs}  " if config else ""
+        """Show an epoch of a run. Without a config, it belongs to the run that started last."""
+        prefix = f"run {self._numbers[config]}/{self._num_runs}  " if config else ""
         config = config or self._config
         self._epochs_left[config] = config.num_epochs - epoch.index - 1
         if self._epochs_left[config] == 0 or not self._console.is_terminal:
-            self._console.print(whose + epoch_line(epoch, config.num_epochs))
-        latest = f"{whose}epoch {epoch.index + 1}/{config.num_epochs}  test accuracy {epoch.test_accuracy:.4f}"
-        self._live.update(self._task, advance=1, description=latest)
+            self._console.print(prefix + epoch_line(epoch, config.num_epochs))
+        description = f"{prefix}epoch {epoch.index + 1}/{config.num_epochs}  test accuracy {epoch.test_accuracy:.4f}"
+        self._bar.update(self._task, advance=1, description=description)
 
-    def lost(self, config: RunConfig, reason: str) -> None:
-        """A run has ended without a result."""
+    def failure(self, config: RunConfig, reason: str) -> None:
+        """Show that a run ended without a result, and count its remaining epochs as done."""
         self._console.print(f"run {self._numbers[config]}/{self._num_runs} has no result: {reason}", markup=False)
-        self._live.update(self._task, advance=self._epochs_left[config])
+        self._bar.update(self._task, advance=self._epochs_left[config])

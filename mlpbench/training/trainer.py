@@ -1,7 +1,8 @@
-"""Trainer: a model with its data, optimizer and engine; the only mutable class.
+"""Train one config: model, data, optimizer and engine, and the operations that can be timed.
 
-Its operations take no arguments and act on resident data, so that they can be timed as they are.
-Shapes: N samples of a half, B batch, D features, C classes.
+These operations take no arguments and use data in memory, so that they can be timed without a wrapper.
+
+Shapes: N samples of a training or test set, B batch, D features, C classes.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mlpbench.config import Loader, Operation, RunConfig
-from mlpbench.engines.engine import Progress, train_on
+from mlpbench.engines.engine import train_on
 from mlpbench.engines.registry import ENGINES
 from mlpbench.errors import InputError, check_name, choose
 from mlpbench.machine.clock import now
@@ -25,13 +26,16 @@ from mlpbench.workload.models import MODELS
 from mlpbench.workload.optimizers import OPTIMIZERS
 from mlpbench.workload.seeding import derive_seed
 
-EVALUATION_BATCH = 1000  # samples; the same for every config, so that equal parameters give equal losses
+EVALUATION_BATCH = 1000
+"""Samples of a batch in evaluation, the same for every config: so equal parameters give equal losses."""
+
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
+"""PyTorch's own thread count. It is read at import, because later a trainer may have changed it for the process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """What one epoch of training gave."""
+    """Hold the losses, accuracies and times of one epoch."""
 
     index: int
     train_loss: float
@@ -47,7 +51,8 @@ def check_names(config: RunConfig) -> None:
     """Check every name in a config without loading anything.
 
     Raises:
-        InputError: for the first unknown name, or a device that is not there.
+        InputError: for the first unknown name, for a model that the engine does not support, or if the device is
+            not available.
     """
     choose(MODELS, config.model, "model")
     for activation in config.activations:
@@ -55,15 +60,17 @@ def check_names(config: RunConfig) -> None:
     choose(datasets.DATASETS, config.dataset, "dataset")
     check_name(Loader, config.loader, "loader")
     choose(OPTIMIZERS, config.optimizer, "optimizer")
-    choose(ENGINES, config.engine, "engine")
+    choose(ENGINES, config.engine, "engine").check_model(config)
     resolve_device(config.device)
 
 
 class Trainer:
-    """Builds what a config asks for, and runs it.
+    """Build the model, the optimizer and the engine of a config, and run them.
+
+    The constructor loads the data set, and downloads it if it is missing.
 
     Raises:
-        InputError: for an unknown name, a device that is not there, or data that is not to be had.
+        InputError: for an unknown name, or if the device or the data set is not available.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -75,7 +82,7 @@ class Trainer:
         self._train_x, self._train_y = datasets.resident(config.dataset, "train", folder, self._device)
         self._test_x, self._test_y = datasets.resident(config.dataset, "test", folder, self._device)
         with torch.random.fork_rng(devices=[]):
-            # not torch.manual_seed, which seeds the GPUs' generators too
+            # `torch.manual_seed` would also seed the generators of the GPUs.
             torch.default_generator.manual_seed(derive_seed(config.seed, "initialisation"))
             self.model = MODELS[config.model](config, self._train_x.shape[1], datasets.NUM_CLASSES)
         ENGINES[config.engine].draw_parameters(self.model, config)
@@ -84,7 +91,7 @@ class Trainer:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the initial parameters, a fresh optimizer and the first epoch."""
+        """Go back to the initial parameters, a new optimizer and the first epoch."""
         self.model.load_state_dict(self._initial)
         self.model.train()
         self.engine = ENGINES[self.config.engine](self.model, self.config)
@@ -92,16 +99,16 @@ class Trainer:
         self._stream = self._endless_batches()
 
     def use_threads(self) -> None:
-        """Give PyTorch the config's number of threads; it is a setting of the whole process."""
+        """Set PyTorch's thread count to that of the config; this is a setting of the whole process."""
         torch.set_num_threads(self.config.num_threads or _DEFAULT_NUM_THREADS)
 
-    # --- what can be timed
+    # --- operations that can be timed
 
     def operation(self, name: str) -> Callable[[], object]:
-        """The method of that name in Operation.
+        """Return the method for a name of Operation.
 
         Raises:
-            InputError: if there is none, or the engine does not have it.
+            InputError: for an unknown name, or if the engine cannot run this part alone.
         """
         check_name(Operation, name, "operation")
         if Operation(name).is_part and not self.engine.has_parts:
@@ -113,15 +120,15 @@ class Trainer:
         return call
 
     def samples_per_call(self, name: str) -> int:
-        """How many samples one call works on."""
-        whole = {"evaluate": len(self._test_y), "epoch": len(self._train_y)}
-        return whole.get(name, min(self.config.batch_size, len(self._train_y)))
+        """Return the number of samples that one call uses."""
+        whole_sets = {"evaluate": len(self._test_y), "epoch": len(self._train_y)}
+        return whole_sets.get(name, min(self.config.batch_size, len(self._train_y)))
 
     def prepare(self, name: str) -> None:
-        """Make the operation ready to be timed: a fresh state, and what it runs woken by an untimed beginning.
+        """Reset the trainer, and run the beginning of the operation untimed, so that it is ready to be timed.
 
-        Without that, the first call after another trainer's turn would pay for its threads (some 7 ms where their
-        number changes), for kernels that are loaded when first used, and for an optimizer's buffers.
+        Without this, the first call after another trainer would include three costs. They are a change of the thread
+        count (some 7 ms), the loading of kernels at first use, and the allocation of the optimizer's buffers.
         """
         call = self.operation(name)
         self.use_threads()
@@ -137,38 +144,38 @@ class Trainer:
         call()
 
     def forward(self) -> Tensor:
-        """Logits (B, C) of the first batch, with the graph that training needs; `evaluate` has none."""
+        """Return the logits (B, C) of the first batch, with the graph for backward; `evaluate` builds no graph."""
         return self.engine.forward(self._first_batch[0])
 
     def backward(self) -> None:
-        """Gradients of the loss of the first batch, of which `prepare` has computed the forward pass."""
+        """Compute the gradients of the loss of the first batch; `prepare` has computed its forward pass."""
         self.engine.backward()
 
     def forward_backward(self) -> None:
-        """Loss of the first batch, and its gradients."""
+        """Compute the loss of the first batch and its gradients."""
         self.engine.loss(*self._first_batch)
         self.engine.backward()
 
     def optimizer_step(self) -> None:
-        """One update from the gradients that are there."""
+        """Update the parameters once, from the present gradients."""
         self.engine.update()
 
     def train_step(self) -> tuple[Tensor, Tensor]:
-        """Take the next batch and train on it: loss () and logits (B, C), both before the update."""
+        """Train on the next batch. Return its loss () and its logits (B, C), both from before the update."""
         return self.engine.step(*next(self._stream))
 
     def trace_step(self) -> dict[str, Tensor]:
-        """A `train_step`, and every tensor that it made; see Engine.trace for the stages.
+        """Train on the next batch, and return every tensor of the step by its stage (see `Engine.trace`).
 
         Raises:
-            InputError: if the engine does not show them.
+            InputError: if the engine cannot return them.
         """
         if not self.engine.has_stages:
-            raise InputError(f"engine {self.config.engine} does not show what it computes within a step")
+            raise InputError(f"engine {self.config.engine} cannot return the tensors of a step, such as its gradients")
         return self.engine.trace(*next(self._stream))
 
     def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy on the test half."""
+        """Return the mean loss and the accuracy on the test set."""
         self.model.eval()
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         correct = torch.zeros((), dtype=torch.int64, device=self._device)
@@ -180,14 +187,17 @@ class Trainer:
         return loss.item() / len(self._test_y), correct.item() / len(self._test_y)
 
     def epoch(self) -> tuple[float, float, float]:
-        """Train on every batch once: mean loss and accuracy of the steps' own outputs, and the last batch's loss."""
+        """Train on every batch once. Return mean loss, accuracy and the loss of the last batch.
+
+        All three come from the outputs of the steps themselves, each before its update.
+        """
         return self._train()
 
-    # --- what a run starts from
+    # --- the inputs of a run
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """Normalised images (N, D) and labels (N,) of both halves. Shared: do not write to them."""
+        """The normalised images (N, D) and labels (N,) of training set and test set. Shared: do not write to them."""
         return {
             "train images": self._train_x,
             "train labels": self._train_y,
@@ -196,17 +206,17 @@ class Trainer:
         }
 
     def order(self, epoch: int) -> Tensor:
-        """The permutation (N,) in which an epoch visits the samples."""
+        """Return the permutation (N,) in which an epoch uses the samples of the training set."""
         return self.engine.batch_order(self.config.seed, epoch, len(self._train_y))
 
     # --- training
 
     def predict(self, x: Tensor | None = None) -> Tensor:
-        """Classes (N,) of normalised images (N, D); of the test half if none are given."""
+        """Return the predicted classes (N,) of normalised images (N, D); without images, of the test set."""
         return self.logits(x).argmax(1)
 
     def logits(self, x: Tensor | None = None) -> Tensor:
-        """Logits (N, C) of normalised images (N, D); of the test half if none are given."""
+        """Return the logits (N, C) of normalised images (N, D); without images, of the test set."""
         self.use_threads()
         self.model.eval()
         images = self._test_x if x is None else x.to(self._device)
@@ -215,14 +225,15 @@ class Trainer:
         return logits
 
     def fit(self, session_id: str, on_epoch: Callable[[Epoch], None] = lambda _: None) -> TrainResult:
-        """Train for the config's epochs from a fresh state, evaluating after each."""
+        """Reset the trainer, train for the config's number of epochs, and evaluate after each epoch."""
         self.prepare("epoch")
-        self.evaluate()  # untimed, as the beginning of an epoch in `prepare`: nothing is loaded on the clock
+        # This call is not timed, like the beginning of an epoch in `prepare`. So no timed call loads a kernel.
+        self.evaluate()
         epochs = []
         for index in range(self.config.num_epochs):
             start = now()
             train_loss, train_accuracy, last_loss = self.epoch()
-            trained = now()
+            middle = now()
             test_loss, test_accuracy = self.evaluate()
             self.engine.check(test_loss)
             epochs.append(
@@ -233,8 +244,8 @@ class Trainer:
                     last_loss=last_loss,
                     test_loss=test_loss,
                     test_accuracy=test_accuracy,
-                    train_s=trained - start,
-                    evaluate_s=now() - trained,
+                    train_s=middle - start,
+                    evaluate_s=now() - middle,
                 )
             )
             on_epoch(epochs[-1])
@@ -243,13 +254,13 @@ class Trainer:
             config=self.config,
             num_train=len(self._train_y),
             num_test=len(self._test_y),
-            train_loss=tuple(e.train_loss for e in epochs),
-            train_accuracy=tuple(e.train_accuracy for e in epochs),
-            last_loss=tuple(e.last_loss for e in epochs),
-            test_loss=tuple(e.test_loss for e in epochs),
-            test_accuracy=tuple(e.test_accuracy for e in epochs),
-            train_s=tuple(e.train_s for e in epochs),
-            evaluate_s=tuple(e.evaluate_s for e in epochs),
+            train_loss=tuple(epoch.train_loss for epoch in epochs),
+            train_accuracy=tuple(epoch.train_accuracy for epoch in epochs),
+            last_loss=tuple(epoch.last_loss for epoch in epochs),
+            test_loss=tuple(epoch.test_loss for epoch in epochs),
+            test_accuracy=tuple(epoch.test_accuracy for epoch in epochs),
+            train_s=tuple(epoch.train_s for epoch in epochs),
+            evaluate_s=tuple(epoch.evaluate_s for epoch in epochs),
             digests=(("initial", digest(self._initial)), ("final", digest(self.model.state_dict()))),
         )
 
@@ -261,19 +272,21 @@ class Trainer:
         return self._train_x[:size], self._train_y[:size]
 
     def _train(self, *, is_beginning: bool = False) -> tuple[float, float, float]:
+        """Train on an epoch, or on its beginning only."""
         order = self._next_order()
-        if is_beginning:  # two batches, and one as short as the last of an epoch
+        if is_beginning:
+            # Two whole batches, and one that is as short as the last batch of an epoch.
             order = order[: 2 * self.config.batch_size + len(order) % self.config.batch_size]
-        made: Progress = (
+        progress = (
             self.engine.train(self._train_x, self._train_y, order, self.config.batch_size)
             if self.config.loader == "memory"
             else train_on(self.engine, self._batches(order))
         )
-        self.engine.check(made.loss_sum)
-        return made.loss_sum / len(order), made.num_correct / len(order), made.last_loss
+        self.engine.check(progress.loss_sum)
+        return progress.loss_sum / len(order), progress.num_correct / len(order), progress.last_loss
 
     def _endless_batches(self) -> datasets.Batches:
-        """Epoch after epoch, without a short last batch: every step is to do the same work."""
+        """Yield batches epoch after epoch, without short ones, so that every step does the same work."""
         size = self.samples_per_call("train_step")
         while True:
             yield from (batch for batch in self._batches(self._next_order()) if len(batch[1]) == size)

@@ -1,1 +1,1 @@
-"""What is trained: models, activations, optimizers and data."""
+"""Define the parts of a workload: models, activations, optimizers, data sets, seeds and digests."""

@@ -1,7 +1,7 @@
-"""The tutorial's three activations written by hand, as `torch.autograd.Function`.
+"""Define the tutorial's three activations by hand, as `torch.autograd.Function`.
 
-They are the tutorial's lesson on custom layers: a forward pass that saves what its backward pass needs. They compute
-the same functions as PyTorch's own; only the derivative is written by hand.
+They are the tutorial's lesson on custom layers: a forward pass that saves the tensors for its backward pass. They
+compute the same functions as PyTorch's own. Only the derivative is written by hand.
 
 Shapes: any; output and gradient have the shape of the input.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class _Relu(torch.autograd.Function):
-    """Compute max(x, 0); the derivative is 1 where x > 0, else 0, also at 0, as PyTorch has it."""
+    """Compute max(x, 0); the derivative is 1 where x > 0, else 0. At 0 it is 0, as in PyTorch."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

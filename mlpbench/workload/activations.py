@@ -1,7 +1,6 @@
-"""ACTIVATIONS: one entry for each activation, with its formula and what the engines need of it.
+"""Define the activations: one entry for each, with its formula and the names that the engines use.
 
-The entries name PyTorch's layers and functions by text, so that the side that reads results can use the formulas
-without loading PyTorch.
+An entry names PyTorch's layers and functions as text, so that reports can use the formulas without loading PyTorch.
 """
 
 import pkgutil
@@ -18,10 +17,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activation:
-    """Describe an activation; an engine that is named here must have it."""
+    """Describe an activation. An engine whose field is set here must support it."""
 
     function: str
-    """The name of the function. A hand-written layer has the name of the function that it computes."""
+    """The name of the function. A hand-written layer carries the name of the function that it computes."""
     formula: Callable[[Array], tuple[Array, Array]]
     """Map x to (f(x), f'(x)), elementwise in float64: for the report's figure, and as the oracle of the tests."""
     layer: str
@@ -33,7 +32,7 @@ class Activation:
     sklearn: str | None = None
     """The name in scikit-learn."""
     custom_layer: str | None = None
-    """The hand-written layer of the same function, as `module:name`; it gets an entry `custom_<function>`."""
+    """The hand-written layer of the same function, as `module:name`. It gets an entry `custom_<function>`."""
 
     def make(self) -> Any:
         """Return a new layer, an nn.Module."""

@@ -1,7 +1,7 @@
-"""DATASETS, whole and in memory; and the two ways to take batches from them.
+"""Load data sets into memory, and take batches from them in two ways.
 
-`digits` needs no network. The others come through torchvision into `$MLPBENCH_DATA` (else `~/.cache/mlpbench`), and are
-downloaded when absent.
+`digits` needs no network. The others are downloaded through torchvision if they are missing. They are stored in
+`$MLPBENCH_DATA`, by default `~/.cache/mlpbench`.
 
 Shapes: N images, B batch, D = 28 * 28 pixels.
 """
@@ -29,57 +29,66 @@ from torch.utils.data import DataLoader
 from mlpbench.errors import InputError, choose
 from mlpbench.workload.seeding import derive_seed
 
-SIDE = 28  # pixels
-MEAN, STD = 0.5, 1.0  # the tutorial's Normalize
+SIDE = 28
+"""Height and width of an image, in pixels."""
+MEAN, STD = 0.5, 1.0
+"""The arguments of the tutorial's Normalize."""
 NUM_CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
-    """One half of a data set: images (N, 28, 28) uint8 and labels (N,) int64."""
+    """Hold a training set or a test set."""
 
     images: Tensor
+    """Shape (N, 28, 28), uint8."""
     labels: Tensor
+    """Shape (N,), int64."""
 
     def normalised(self) -> Tensor:
-        """(N, D) float32, bit for bit what torchvision's ToTensor and Normalize(.5, 1.0) give."""
+        """Return the images (N, D) as float32, with the bits of torchvision's ToTensor and Normalize(0.5, 1.0)."""
         return self.images.flatten(1).to(torch.float32).div_(255).sub_(MEAN).div_(STD)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """A data set split for training and testing."""
+    """Hold the training set and the test set of a data set."""
 
     train: Images
     test: Images
 
 
 def data_dir() -> Path:
-    """Where torchvision's data sets are kept: `$MLPBENCH_DATA`, else `~/.cache/mlpbench`."""
+    """Return the folder of torchvision's data sets: `$MLPBENCH_DATA`, by default `~/.cache/mlpbench`."""
     return Path(os.environ.get("MLPBENCH_DATA") or Path.home() / ".cache" / "mlpbench")
 
 
 # --- digits -----------------------------------------------------------------------------------------------------------
 
 _DIGITS_SHA256 = "6440bf4558f23ab5cc9e1e390a66fd7eed9eaee68142c863e2d8884022fea2b8"
-_ENLARGED = 20  # pixels, centred in 28 as MNIST's digits are
+_ENLARGED = 20
+"""Height and width of an enlarged digit in pixels. It is centred in 28 pixels, as MNIST's digits are."""
 
-# The 39 smallest shifts, in a fixed order; 39 is what 1,540 training images need to become 60,000.
-_SHIFTS = sorted(((dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)), key=lambda s: (s[0] ** 2 + s[1] ** 2, s))[
-    :39
-]
+
+def _length_first(shift: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    return shift[0] ** 2 + shift[1] ** 2, shift
+
+
+_SHIFTS = sorted(((dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)), key=_length_first)[:39]
+"""The 39 smallest shifts (dy, dx), in a fixed order. With 39 shifts, 1,540 training images become 60,000."""
 
 
 def _digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, enlarged and shifted to 60,000 and 10,000 images.
+    """Return scikit-learn's 1,797 handwritten digits, enlarged, and shifted to get 60,000 and 10,000 images.
 
-    Every seventh original, and nothing made from it, is in the test half. All arithmetic is on integers, so the bytes
-    are the same on every machine; their digest is checked.
+    The test set has every seventh original, and only images of these originals. All arithmetic uses integers, so the
+    bytes are the same on every machine. Their digest is checked.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (CC BY 4.0).
     """
     originals = _originals()
-    small = originals[:, :-1].reshape(-1, 8, 8)  # 0 to 16
+    # The pixels have values from 0 to 16.
+    small = originals[:, :-1].reshape(-1, 8, 8)
     weights = _interpolation(small.shape[1], _ENLARGED)
     scale = 16 * int(weights.sum(axis=1)[0]) ** 2
     large = (weights @ small @ weights.T * 255 + scale // 2) // scale
@@ -89,22 +98,23 @@ def _digits() -> Dataset:
         train=_expand(large[~is_test], labels[~is_test], 60_000),
         test=_expand(large[is_test], labels[is_test], 10_000),
     )
-    recipe = hashlib.sha256()
-    for half in (dataset.train, dataset.test):
-        recipe.update(half.images.numpy().tobytes())
-        recipe.update(half.labels.numpy().astype("<i8").tobytes())
-    assert recipe.hexdigest() == _DIGITS_SHA256, "the digits of this scikit-learn differ from those of mlpbench"
+    sha256 = hashlib.sha256()
+    for part in (dataset.train, dataset.test):
+        sha256.update(part.images.numpy().tobytes())
+        sha256.update(part.labels.numpy().astype("<i8").tobytes())
+    assert sha256.hexdigest() == _DIGITS_SHA256, "the digits of this scikit-learn are not those that mlpbench expects"
     return dataset
 
 
 def _originals() -> NDArray[np.int64]:
-    """The rows of scikit-learn's digits.csv.gz (1797, 65): 64 pixels and the label.
+    """Return the rows (1797, 65) of scikit-learn's digits.csv.gz: 64 pixels and the label.
 
-    Read without importing scikit-learn, which takes longer than all the rest, in every fresh process.
+    The file is read without importing scikit-learn. That import takes longer than all other work here, and every fresh
+    process would repeat it.
     """
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None, "scikit-learn is a dependency"
-    assert spec.origin is not None, "a package with its files"
+    assert spec.origin is not None, "scikit-learn is a package with files"
     rows: NDArray[np.int64] = np.loadtxt(
         Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64
     )
@@ -112,25 +122,29 @@ def _originals() -> NDArray[np.int64]:
 
 
 def _interpolation(num_in: int, num_out: int) -> NDArray[np.int64]:
-    """Linear interpolation between pixel centres, edges held: integer weights (num_out, num_in) of equal row sums."""
+    """Return integer weights (num_out, num_in) of a linear interpolation between pixel centres.
+
+    All rows have the same sum. Beyond the outer centres, the value of the edge pixel is used.
+    """
     denominator = 2 * num_out
     weights = np.zeros((num_out, num_in), dtype=np.int64)
     for row in range(num_out):
-        position = (2 * row + 1) * num_in - num_out  # of the output's centre, in input pixels times the denominator
-        left, rest = divmod(position, denominator)
-        weights[row, max(left, 0)] += denominator - rest
-        weights[row, min(left + 1, num_in - 1)] += rest
+        # The centre of the output pixel, in input pixels times the denominator.
+        position = (2 * row + 1) * num_in - num_out
+        left, remainder = divmod(position, denominator)
+        weights[row, max(left, 0)] += denominator - remainder
+        weights[row, min(left + 1, num_in - 1)] += remainder
     return weights
 
 
 def _expand(large: NDArray[np.int64], labels: NDArray[np.int64], num_images: int) -> Images:
-    """Each original under one shift after the other, until there are enough."""
+    """Return all originals under the first shift, then under the second, until there are `num_images` images."""
     margin = (SIDE - _ENLARGED) // 2
     images = np.zeros((num_images, SIDE, SIDE), dtype=np.uint8)
     for index, (dy, dx) in enumerate(_SHIFTS):
-        part = images[index * len(large) : (index + 1) * len(large)]
+        shifted = images[index * len(large) : (index + 1) * len(large)]
         top, left = margin + dy, margin + dx
-        part[:, top : top + _ENLARGED, left : left + _ENLARGED] = large[: len(part)]
+        shifted[:, top : top + _ENLARGED, left : left + _ENLARGED] = large[: len(shifted)]
     return Images(images=torch.from_numpy(images), labels=torch.from_numpy(np.resize(labels, num_images)))
 
 
@@ -145,37 +159,41 @@ _MNIST_SHA256 = {
 
 
 def _torchvision(name: str, sha256: dict[str, str]) -> Dataset:
-    """MNIST or one of its kin, from disk or the network; files with a known digest are checked before they are read."""
+    """Return MNIST or a data set of its format, and download it if it is missing.
+
+    A file whose SHA-256 is given is checked before its content is used.
+    """
     import torchvision.datasets
 
     folder = data_dir() / name / "raw"
     if not all((folder / file_name).exists() for file_name in _MNIST_SHA256):
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints a traceback for every mirror that fails
+            # torchvision prints a traceback for every mirror that fails.
+            with contextlib.redirect_stdout(io.StringIO()):
                 getattr(torchvision.datasets, name)(data_dir(), download=True)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise InputError(
-                f"no {name} in {folder}, and it could not be downloaded ({_one_line(error)}); point MLPBENCH_DATA or "
-                "--data at a folder that has it, or use --set dataset=digits, which needs no network"
+                f"no {name} in {folder}, and the download failed ({_one_line(error)}); set MLPBENCH_DATA or --data to "
+                "a folder that has it, or use --set dataset=digits, which needs no network"
             ) from None
     for file_name, expected in sha256.items():
         if hashlib.sha256(_read(folder / file_name)).hexdigest() != expected:
             raise InputError(
-                f"{folder / file_name} is not the published file (its SHA-256 differs); delete it to download it again"
+                f"{folder / file_name} differs from the published file (SHA-256); delete it to download it again"
             )
     train, test = (
         Images(
-            images=_idx(folder / f"{half}-images-idx3-ubyte", 3), labels=_idx(folder / f"{half}-labels-idx1-ubyte", 1)
+            images=_idx(folder / f"{part}-images-idx3-ubyte", 3), labels=_idx(folder / f"{part}-labels-idx1-ubyte", 1)
         )
-        for half in ("train", "t10k")
+        for part in ("train", "t10k")
     )
-    if any(len(half.images) != len(half.labels) for half in (train, test)):
-        raise InputError(f"images and labels in {folder} differ in number; delete them to download them again")
+    if any(len(part.images) != len(part.labels) for part in (train, test)):
+        raise InputError(f"images and labels in {folder} differ in number; delete the files to download them again")
     return Dataset(train=train, test=test)
 
 
 def _one_line(error: Exception) -> str:
-    """What went wrong, without the list of mirrors that torchvision appends."""
+    """Return the message of an error, without the list of mirrors that torchvision appends."""
     return next(iter(str(error).splitlines()), "").rstrip(":") or type(error).__name__
 
 
@@ -187,16 +205,19 @@ def _read(path: Path) -> bytes:
 
 
 def _idx(path: Path, num_dimensions: int) -> Tensor:
-    """An IDX file of unsigned bytes, images (N, 28, 28) uint8 or labels (N,) int64.
+    """Return the content of an IDX file of unsigned bytes: images (N, 28, 28) uint8 or labels (N,) int64.
 
-    Read here because torchvision's reader trusts the header, and prefers its own old cache to the files.
+    torchvision's reader is not used, because it does not check the header, and prefers its old cache to the files.
+
+    Raises:
+        InputError: if the file cannot be read, or its header, its length or a label is wrong.
     """
     content = _read(path)
     header = 4 + 4 * num_dimensions
     shape = struct.unpack(f">{num_dimensions}I", content[4:header].ljust(4 * num_dimensions, b"\0"))
-    is_whole = content[:4] == bytes((0, 0, 8, num_dimensions)) and len(content) == header + math.prod(shape)
-    values = torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy() if is_whole else np.empty(0))
-    if not is_whole or shape[1:] not in ((), (SIDE, SIDE)) or (num_dimensions == 1 and values.max() >= NUM_CLASSES):
+    is_complete = content[:4] == bytes((0, 0, 8, num_dimensions)) and len(content) == header + math.prod(shape)
+    values = torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy() if is_complete else np.empty(0))
+    if not is_complete or shape[1:] not in ((), (SIDE, SIDE)) or (num_dimensions == 1 and values.max() >= NUM_CLASSES):
         raise InputError(f"{path} is damaged; delete it to download it again")
     return values.to(torch.int64) if num_dimensions == 1 else values.reshape(shape)
 
@@ -204,17 +225,17 @@ def _idx(path: Path, num_dimensions: int) -> Tensor:
 DATASETS: dict[str, Callable[[], Dataset]] = {
     "digits": _digits,
     "mnist": lambda: _torchvision("MNIST", _MNIST_SHA256),
-    # torchvision itself checks the MD5 of what it downloads of these two
+    # For these two, torchvision checks the MD5 of each download.
     "fashion_mnist": lambda: _torchvision("FashionMNIST", {}),
     "kmnist": lambda: _torchvision("KMNIST", {}),
 }
 
 
 def load(name: str) -> Dataset:
-    """A data set, read once per process and folder.
+    """Return a data set, which is read once for each process and folder.
 
     Raises:
-        InputError: for an unknown name, or if the files are neither there nor to be had.
+        InputError: for an unknown name, for a damaged file, or if files are missing and cannot be downloaded.
     """
     choose(DATASETS, name, "dataset")
     return _load(name, data_dir())
@@ -226,9 +247,12 @@ def _load(name: str, _folder: Path) -> Dataset:
 
 
 @functools.lru_cache(maxsize=4)
-def resident(name: str, half: str, folder: Path, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The normalised images (N, D) and labels (N,) of one half, on the device. Shared: do not write to them."""
-    images: Images = getattr(_load(name, folder), half)
+def resident(name: str, part: str, folder: Path, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the normalised images (N, D) and labels (N,) of part `train` or `test`, on the device.
+
+    They are shared: do not write to them.
+    """
+    images: Images = getattr(_load(name, folder), part)
     return images.normalised().to(device), images.labels.to(device)
 
 
@@ -238,39 +262,43 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def batch_order(seed: int, epoch: int, num_samples: int) -> Tensor:
-    """The permutation (N,) in which an epoch visits the samples; depends on nothing but its arguments."""
+    """Return the permutation (N,) in which an epoch uses the samples; it depends on the arguments only."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "batch order", epoch))
     return torch.randperm(num_samples, generator=generator)
 
 
 def memory_batches(x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Batches:
-    """Slices of resident tensors, (B, D) and (B,); the last batch may be short."""
+    """Yield batches (B, D) and (B,) of tensors in memory; the last batch may be short."""
     for batch in order.to(x.device).split(batch_size):
         yield x.index_select(0, batch), y.index_select(0, batch)
 
 
 class _PerSample(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """One image at a time through PIL and transforms: what torchvision's MNIST does in its __getitem__."""
+    """Transform one image at a time through PIL, as torchvision's MNIST does in its `__getitem__`."""
 
-    def __init__(self, half: Images) -> None:
+    def __init__(self, images: Images) -> None:
         from torchvision import transforms
 
-        self._half = half
+        self._images = images
         self._transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
 
     def __len__(self) -> int:
-        return len(self._half.labels)
+        return len(self._images.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         from PIL import Image
 
-        image: Any = Image.fromarray(self._half.images[index].numpy())
-        return self._transform(image), int(self._half.labels[index])
+        image: Any = Image.fromarray(self._images.images[index].numpy())
+        return self._transform(image), int(self._images.labels[index])
 
 
-def dataloader_batches(half: Images, order: Tensor, batch_size: int, device: torch.device) -> Batches:
-    """The tutorial's own loop: a DataLoader of single transformed images, in the same order and of the same bits."""
-    own = torch.Generator()  # or the loader would draw from the global one
-    loader = DataLoader(_PerSample(half), batch_size=batch_size, sampler=order.tolist(), generator=own)
+def dataloader_batches(images: Images, order: Tensor, batch_size: int, device: torch.device) -> Batches:
+    """Yield the batches of the tutorial's loop: a DataLoader that transforms single images.
+
+    Order and bits are those of `memory_batches`.
+    """
+    # Without this generator, the loader would draw from the global one.
+    generator = torch.Generator()
+    loader = DataLoader(_PerSample(images), batch_size=batch_size, sampler=order.tolist(), generator=generator)
     for x, y in loader:
         yield x.flatten(1).to(device), y.to(device)

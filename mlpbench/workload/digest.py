@@ -1,4 +1,4 @@
-"""Digests of tensors."""
+"""Compute the digest of tensors."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,14 +7,15 @@ import torch
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """`sha256-1:<hex>` over name, dtype, shape and little-endian bytes of each tensor, in the order of the names.
+    """Return `sha256-1:<hex>` of the name, dtype, shape and little-endian bytes of each tensor, sorted by name.
 
-    Minus zero counts as zero: libraries differ in which of the two a sum of zeros gives, and nothing follows from it.
+    -0.0 counts as 0.0, because libraries disagree on the sign of a sum of zeros, and the sign has no effect.
     """
-    recipe = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        recipe.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        # The addition turns -0.0 into 0.0.
         array = (tensor + 0).numpy()
-        recipe.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return f"sha256-1:{recipe.hexdigest()}"
+        sha256.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return f"sha256-1:{sha256.hexdigest()}"

@@ -1,4 +1,4 @@
-"""MODELS: what maps images to logits."""
+"""Build the models, which map images to logits."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,10 +11,11 @@ from mlpbench.workload.activations import ACTIVATIONS
 
 
 def mlp(config: RunConfig, num_features: int, num_classes: int) -> nn.Module:
-    """A multilayer perceptron: (B, num_features) -> logits (B, num_classes), default nn.Linear initialisation.
+    """Return a multilayer perceptron, which maps (B, num_features) to logits (B, num_classes).
 
-    `linear0` to `linearN` alternate with an activation per hidden layer; the last layer has none, since the loss takes
-    logits. `name` is its shape and activations, for example `784-150-150-150-10 relu,tanh,elu`.
+    The initial parameters are those of nn.Linear. Every hidden layer `linear<i>` is followed by its activation. The
+    last layer has no activation, because the loss takes logits. The attribute `name` holds the sizes and the
+    activations, for example `784-150-150-150-10 relu,tanh,elu`.
 
     Raises:
         InputError: for an unknown activation.

@@ -1,6 +1,6 @@
-"""OPTIMIZERS: one entry for each optimizer of torch.optim that the tutorial's comparison needs.
+"""Define the optimizers: one entry for each optimizer of torch.optim that the tutorial's comparison needs.
 
-`momentum` and `nesterov` use the config's momentum; plain `sgd` has none, as in the tutorial's code.
+`momentum` and `nesterov` use the config's momentum. `sgd` uses no momentum, as in the tutorial's code.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,16 +36,16 @@ def _adamw(parameters: Parameters, config: RunConfig) -> Optimizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerKind:
-    """Describe an optimizer."""
+    """Describe an optimizer, and build it."""
 
     make: Callable[[Parameters, RunConfig], Optimizer]
     num_kept: int
-    """Numbers that it keeps for every parameter, in addition to the parameter."""
+    """How many numbers it stores for every parameter, in addition to the parameter."""
     usual_lr: float | None = None
-    """The learning rate to compare it by, where the tutorial's 0.02 would be unfair: PyTorch's default."""
+    """PyTorch's default learning rate, set where the tutorial's 0.02 would make a comparison unfair."""
 
     def lr(self, default: float) -> float:
-        """Return the learning rate to compare it by."""
+        """Return the learning rate for a comparison: the usual one, or else the default."""
         return self.usual_lr or default
 
 

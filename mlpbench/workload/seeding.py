@@ -1,10 +1,10 @@
-"""Seeds for independent streams."""
+"""Derive the seeds of independent random streams."""
 
 import hashlib
 
 
 def derive_seed(seed: int, *stream: str | int) -> int:
-    """A 63-bit seed for one named stream, so that a new consumer of random numbers cannot shift an old one.
+    """Return a 63-bit seed for a named stream, so that a new use of random numbers changes no other stream.
 
     >>> derive_seed(0, "initialisation") == derive_seed(0, "batch order", 0)
     False

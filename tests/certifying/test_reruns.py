@@ -1,3 +1,5 @@
+"""Check that reruns find the first stage whose bits differ, and measure the difference."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -6,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlpbench.certifying.reruns import CHECKS, NUM_STEPS, check, first_difference, trace
+from mlpbench.certifying.reruns import NUM_STEPS, RERUNS, first_difference, rerun, trace
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
 
 TINY = RunConfig(hidden_sizes=(3,), activations=("tanh",), batch_size=10, num_threads=1)
 
-# 4 parameter tensors; for each step 3 outputs, the loss and its gradient, a gradient and an update for each parameter.
+# There are 4 parameter tensors. A step has 3 outputs, a loss, its gradient, and a gradient and an update per parameter.
 NUM_STAGES = 4 + NUM_STEPS * (3 + 2 + 4 + 4)
 
 pytestmark = pytest.mark.usefixtures("restore_threads")
@@ -32,15 +34,15 @@ def flipped(array, bit):
     return np.frombuffer(bytes(content), dtype=array.dtype).reshape(array.shape)
 
 
-def test_a_run_that_diverged_can_still_repeat_itself_exactly():
-    result = check("same process", replace(TINY, lr=1e30), "session")
+def test_run_whose_training_diverged_can_repeat_its_bits():
+    result = rerun("same process", replace(TINY, lr=1e30), "session")
     assert (result.first_difference, result.final_abs_difference) == (None, 0.0)
 
 
 # --- traces
 
 
-def test_a_trace_has_its_stages_in_the_order_of_computing():
+def test_trace_has_its_stages_in_the_order_of_computing():
     parameters = ["linear0.weight", "linear0.bias", "linear1.weight", "linear1.bias"]
     expected = [f"initial {name}" for name in parameters]
     for step in range(2):
@@ -51,7 +53,7 @@ def test_a_trace_has_its_stages_in_the_order_of_computing():
     assert expected == list(trace(TINY, 2))
 
 
-def test_a_trace_holds_the_values_of_its_time(tiny_trace):
+def test_trace_has_the_values_at_the_time_of_each_stage(tiny_trace):
     for name in ("linear0.weight", "linear0.bias", "linear1.weight", "linear1.bias"):
         before = tiny_trace[f"initial {name}"]
         for step in range(2):
@@ -62,11 +64,11 @@ def test_a_trace_holds_the_values_of_its_time(tiny_trace):
             before = after
 
 
-def test_a_trace_has_no_minus_zero(tiny_trace):
+def test_trace_has_no_minus_zero(tiny_trace):
     assert not any(np.any(np.signbit(array) & (array == 0)) for array in tiny_trace.values())
 
 
-def test_a_shorter_trace_is_the_start_of_a_longer_one(tiny_trace):
+def test_shorter_trace_is_the_start_of_a_longer_one(tiny_trace):
     shorter = trace(TINY, 1)
     start = dict(list(tiny_trace.items())[: len(shorter)])
     assert first_difference(shorter, start) is None
@@ -80,7 +82,7 @@ def test_equal_traces_have_no_first_difference(tiny_trace):
 
 
 @given(st.data())
-def test_the_first_stage_in_which_a_bit_differs_is_named(tiny_trace, data):
+def test_first_stage_in_which_a_bit_differs_is_named(tiny_trace, data):
     stages = list(tiny_trace)
     changed = data.draw(st.sets(st.sampled_from(stages), min_size=1, max_size=3), label="changed stages")
     other = dict(tiny_trace)
@@ -100,63 +102,64 @@ def test_traces_of_other_stages_cannot_be_compared(tiny_trace):
             first_difference(tiny_trace, other)
 
 
-# --- checks
+# --- reruns
 
 
 @pytest.mark.parametrize("name", ["same process", "fresh process"])
 def test_one_thread_on_the_cpu_computes_the_same_bits_again(name):
-    result = check(name, TINY, "session")
+    result = rerun(name, TINY, "session")
     assert ("session", name, TINY, TINY) == (result.session, result.name, result.config, result.other)
     assert (result.num_steps, result.num_stages) == (NUM_STEPS, NUM_STAGES)
     assert (result.first_difference, result.max_abs_difference, result.final_abs_difference) == (None, None, 0)
 
 
 @pytest.mark.parametrize(("num_threads", "other"), [(1, 2), (2, 1)])
-def test_the_other_thread_count_is_one_for_several_and_two_for_one(num_threads, other, monkeypatch):
+def test_other_thread_count_is_one_for_several_and_two_for_one(num_threads, other, monkeypatch):
     monkeypatch.setattr("mlpbench.certifying.reruns.in_fresh_process", lambda function, *args: function(*args))
     config = replace(TINY, num_threads=num_threads)
-    result = check("other thread count", config, "session")
+    result = rerun("other thread count", config, "session")
     assert (config, replace(TINY, num_threads=other)) == (result.config, result.other)
 
 
 def test_another_thread_count_gives_equal_bits_or_names_a_stage():
     config = RunConfig(num_threads=1)
-    result = check("other thread count", config, "session")
+    result = rerun("other thread count", config, "session")
     equal = result.first_difference is None
     assert equal or result.first_difference in trace(config, NUM_STEPS)
     assert equal == (result.max_abs_difference is None)
     assert result.final_abs_difference < 1e-3
 
 
-def check_against(altered, monkeypatch):
-    monkeypatch.setitem(CHECKS, "altered", lambda config: (replace(config, seed=1), altered))
-    return check("altered", TINY, "session")
+def rerun_with(altered, monkeypatch):
+    """Compare a run with a trace that was changed by hand."""
+    monkeypatch.setitem(RERUNS, "altered", lambda config: (replace(config, seed=1), altered))
+    return rerun("altered", TINY, "session")
 
 
-def test_a_difference_is_recorded_with_its_stage_and_its_sizes(monkeypatch):
+def test_difference_is_recorded_with_its_stage_and_its_sizes(monkeypatch):
     altered = trace(TINY, NUM_STEPS)
     altered["step 3 gradient linear1.weight"][0, 0] += 0.5
     altered["step 3 gradient linear1.weight"][0, 1] -= 0.25
     altered[f"step {NUM_STEPS - 1} gradient linear0.bias"] += 99
     altered[f"step {NUM_STEPS - 1} update linear0.bias"][2] += 2
-    result = check_against(altered, monkeypatch)
+    result = rerun_with(altered, monkeypatch)
     assert (TINY, replace(TINY, seed=1)) == (result.config, result.other)
     assert result.first_difference == "step 3 gradient linear1.weight"
     assert result.max_abs_difference == pytest.approx(0.5, rel=1e-6)
     assert result.final_abs_difference == pytest.approx(2, rel=1e-6)
 
 
-def test_a_difference_that_heals_has_a_stage_and_no_final_size(monkeypatch):
+def test_difference_that_disappears_has_a_stage_and_no_final_size(monkeypatch):
     altered = trace(TINY, NUM_STEPS)
     altered["step 0 loss"] += 0.5
-    result = check_against(altered, monkeypatch)
+    result = rerun_with(altered, monkeypatch)
     assert (result.first_difference, result.final_abs_difference) == ("step 0 loss", 0)
 
 
-def test_different_seeds_part_at_the_first_initial_parameter():
+def test_different_seeds_differ_from_the_first_initial_parameter():
     assert first_difference(trace(TINY, 1), trace(replace(TINY, seed=1), 1)) == "initial linear0.weight"
 
 
-def test_an_unknown_check_is_refused_along_with_the_known_ones():
-    with pytest.raises(InputError, match=f"unknown check 'twin'; known: {', '.join(CHECKS)}"):
-        check("twin", TINY, "session")
+def test_unknown_rerun_is_refused_and_the_known_ones_are_listed():
+    with pytest.raises(InputError, match=f"unknown rerun 'twin'; known: {', '.join(RERUNS)}"):
+        rerun("twin", TINY, "session")

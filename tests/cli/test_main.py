@@ -138,7 +138,7 @@ def test_time_measures_settings_in_turns(tmp_path, capsys):
     assert [m.config.batch_size for m in results.measurements.values()] == [10, 1000]
     assert len({m.group for m in results.measurements.values()}) == 1
     assert sorted((b.round, b.order) for b in results.blocks) == [(r, o) for r in range(4) for o in range(2)]
-    assert "Ratios" in capsys.readouterr().out
+    assert "Change of the time" in capsys.readouterr().out
 
 
 def test_a_report_of_a_cut_file_is_made_of_the_rest_and_ends_with_2(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Engine compiled: torch.compile is held to what it was given."""
+"""Test engine compiled: what torch.compile made is compared with the step as it is written."""
 
 import copy
 import os
@@ -20,15 +20,15 @@ CONFIG = RunConfig(hidden_sizes=(8,), activations=("tanh",), engine="compiled")
 
 @pytest.fixture
 def make(monkeypatch):
-    """A trainer whose torch.compile makes this of a step; what was compiled before and by it is forgotten."""
+    """Make a trainer whose torch.compile replaces a step by this function. The cache of steps is cleared around it."""
 
-    def made(damaged, **changes):
-        monkeypatch.setattr(torch, "compile", lambda written, **_: lambda *given: damaged(written, *given))
+    def trainer(replacement, **changes):
+        monkeypatch.setattr(torch, "compile", lambda written, **_: lambda *given: replacement(written, *given))
         return Trainer(replace(CONFIG, **changes))
 
-    compiled._function.cache_clear()
-    yield made
-    compiled._function.cache_clear()
+    compiled._compiled_step.cache_clear()
+    yield trainer
+    compiled._compiled_step.cache_clear()
 
 
 def as_written(written, training, *batch):
@@ -36,13 +36,13 @@ def as_written(written, training, *batch):
 
 
 def other_loss(written, training, *batch):
-    loss, *rest = written(training, *batch)
-    return loss * 1.02, *rest
+    output = written(training, *batch)
+    return output._replace(loss=output.loss * 1.02)
 
 
 def no_loss(written, training, *batch):
-    loss, *rest = written(training, *batch)
-    return loss * torch.nan, *rest
+    output = written(training, *batch)
+    return output._replace(loss=output.loss * torch.nan)
 
 
 def no_update(written, training, *batch):
@@ -51,10 +51,10 @@ def no_update(written, training, *batch):
 
 def half_an_update(written, training, *batch):
     before = copy.deepcopy(training.parameters)
-    made = written(training, *batch)
+    output = written(training, *batch)
     for p, old in zip(training.parameters, before, strict=True):
         p.lerp_(old, 0.5)
-    return made
+    return output
 
 
 def no_state(written, training, *batch):
@@ -62,19 +62,20 @@ def no_state(written, training, *batch):
 
 
 def lost_alpha(written, training, *batch):
-    """Nesterov's g + mu m as g + m, as PyTorch 2.11 made it where it was written as a sum with a factor."""
+    """Compute Nesterov's g + mu m as g + m. PyTorch 2.11 did so where it was written as a sum with a factor."""
     before = copy.deepcopy(training.parameters)
-    made = written(training, *batch)
+    output = written(training, *batch)
     for p, old, m in zip(training.parameters, before, training.state.m, strict=True):
-        p.copy_(old).sub_(2 * m, alpha=0.02)  # the first step: m is g
-    return made
+        # In the first step m equals g.
+        p.copy_(old).sub_(2 * m, alpha=0.02)
+    return output
 
 
 @pytest.mark.parametrize(
-    ("damaged", "changes", "said"),
+    ("replacement", "changes", "message"),
     [
         (other_loss, {}, "loss "),
-        (no_loss, {}, "loss nan for 2"),
+        (no_loss, {}, "loss nan instead of 2"),
         (no_update, {}, "an update 9"),
         (half_an_update, {}, "an update (49|50)"),
         (no_state, {"optimizer": "nesterov"}, "an update "),
@@ -82,27 +83,27 @@ def lost_alpha(written, training, *batch):
         (lost_alpha, {"optimizer": "nesterov"}, "an update 5"),
     ],
 )
-def test_a_step_that_was_compiled_wrongly_is_refused_and_changes_nothing(make, damaged, changes, said):
-    trainer = make(damaged, **changes)
+def test_wrongly_compiled_step_is_refused_and_changes_nothing(make, replacement, changes, message):
+    trainer = make(replacement, **changes)
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    with pytest.raises(InputError, match=f"makes another step of it here: .*({said})"):
+    with pytest.raises(InputError, match=f"computes a wrong step: .*({message})"):
         trainer.train_step()
     assert all(map(torch.equal, before, trainer.model.parameters()))
 
 
 @pytest.mark.parametrize("lr", [1e22, 1e30, 1e37])
-def test_a_training_that_overflows_by_itself_is_not_the_compilers_fault(make, lr):
+def test_training_that_overflows_as_written_is_not_refused(make, lr):
     assert make(as_written, lr=lr).train_step()[0].isfinite()
 
 
-def test_a_loss_that_is_infinite_by_itself_is_not_the_compilers_fault(make):
+def test_loss_that_is_infinite_as_written_is_not_refused(make):
     trainer = make(as_written)
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(torch.inf)
     assert not trainer.train_step()[0].isfinite()
 
 
-def test_parameters_of_zero_are_not_far_from_themselves(make):
+def test_step_from_parameters_of_zero_is_not_refused(make):
     trainer = make(as_written, activations=("relu",))
     with torch.no_grad():
         for p in trainer.model.parameters():
@@ -110,7 +111,7 @@ def test_parameters_of_zero_are_not_far_from_themselves(make):
     assert trainer.train_step()[0].item() == pytest.approx(2.302585, rel=1e-5)
 
 
-def test_what_is_compiled_anew_for_another_number_of_threads_is_held_to_the_step_again(make):
+def test_step_is_compared_again_for_another_thread_count(make):
     trainer, num_threads = make(as_written), torch.get_num_threads()
     batch = trainer.inputs["train images"][:7], trainer.inputs["train labels"][:7]
     try:
@@ -119,12 +120,12 @@ def test_what_is_compiled_anew_for_another_number_of_threads_is_held_to_the_step
             trainer.engine.step(*batch)
     finally:
         torch.set_num_threads(num_threads)
-    assert compiled._function.cache_info().misses == 2
+    assert compiled._compiled_step.cache_info().misses == 2
 
 
-LOSS = """
-from mlpbench.trainer import Trainer
-from mlpbench.records import RunConfig
+COMPARE_LOSSES = """
+from mlpbench.config import RunConfig
+from mlpbench.training.trainer import Trainer
 losses = [float(Trainer(RunConfig(engine=e)).train_step()[0]) for e in ("eager", "compiled")]
 assert abs(losses[0] - losses[1]) < 1e-5 * losses[0], losses
 """
@@ -132,10 +133,14 @@ assert abs(losses[0] - losses[1]) < 1e-5 * losses[0], losses
 
 @needs_compiler
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs a processor with AVX-512")
-def test_what_was_compiled_for_another_vector_level_is_not_used(tmp_path):
+def test_cached_step_of_another_vector_level_is_not_used(tmp_path):
     for level in ("avx512", "avx2", "avx512"):
         variables = {"ATEN_CPU_CAPABILITY": level, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         done = subprocess.run(
-            [sys.executable, "-c", LOSS], env=os.environ | variables, capture_output=True, text=True, check=False
+            [sys.executable, "-c", COMPARE_LOSSES],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, (level, done.stderr[-500:])

@@ -8,7 +8,7 @@ from mlpbench.config import RunConfig
 from mlpbench.engines import cudagraph, recorder
 from mlpbench.engines.cudagraph import CudaGraph
 from mlpbench.engines.eager import Eager
-from mlpbench.engines.recorder import record, without_trace
+from mlpbench.engines.recorder import record, warm_up
 from mlpbench.errors import InputError
 from mlpbench.workload import datasets
 from mlpbench.workload.models import MODELS
@@ -19,19 +19,22 @@ every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """The number of steps of each recording; in place of a graph, the function itself, warmed up as a graph's."""
-    made = []
+def recordings(monkeypatch):
+    """Run the engine on the CPU, with long graphs of 4 steps, and return the list of the functions that it records.
+
+    In place of a graph stands the function itself, warmed up as for a graph.
+    """
+    functions = []
 
     def stand_in(run, changed):
-        without_trace(run, changed)
-        made.append(run)
+        warm_up(run, changed)
+        functions.append(run)
         return run
 
     monkeypatch.setattr(cudagraph, "DEVICE", "cpu")
-    monkeypatch.setattr(cudagraph, "NUM_STEPS", 4)
+    monkeypatch.setattr(recorder, "NUM_STEPS", 4)
     monkeypatch.setattr(cudagraph, "record", stand_in)
-    return made
+    return functions
 
 
 def config_of(optimizer="sgd", **changes):
@@ -68,8 +71,8 @@ def assert_same_progress(progress, other):
     assert progress.last_loss == pytest.approx(other.last_loss, rel=1e-6)
 
 
-def both(config):
-    """The engine and eager, each on its own copy of a model; with the models."""
+def engine_and_eager(config):
+    """Return the engine and its model, and eager with a copy of the model."""
     model = model_of(config)
     other = deepcopy(model)
     return CudaGraph(model, config), model, Eager(other, config), other
@@ -79,9 +82,10 @@ def both(config):
 
 
 @every_optimizer
-@pytest.mark.parametrize("batch_size", [10, 19, 95, 200])  # a short last batch, none, and fewer samples than a batch
-def test_epochs_are_those_of_eager(recorded, samples, optimizer, batch_size):
-    engine, model, eager, other = both(config_of(optimizer))
+# With a short last batch, with full batches only, in one batch, and with fewer samples than a batch.
+@pytest.mark.parametrize("batch_size", [10, 19, 95, 200])
+def test_epochs_equal_those_of_eager(recordings, samples, optimizer, batch_size):
+    engine, model, eager, other = engine_and_eager(config_of(optimizer))
     for epoch in range(3):
         order = datasets.batch_order(0, epoch, NUM_SAMPLES)
         assert_same_progress(engine.train(*samples, order, batch_size), eager.train(*samples, order, batch_size))
@@ -89,28 +93,28 @@ def test_epochs_are_those_of_eager(recorded, samples, optimizer, batch_size):
 
 
 @every_optimizer
-def test_steps_are_those_of_eager(recorded, samples, optimizer):
-    engine, model, eager, other = both(config_of(optimizer))
+def test_steps_equal_those_of_eager(recordings, samples, optimizer):
+    engine, model, eager, other = engine_and_eager(config_of(optimizer))
     x, y = samples
     for size in (10, 10, 7, 10):
-        for outcome, expected in zip(engine.step(x[:size], y[:size]), eager.step(x[:size], y[:size]), strict=True):
-            torch.testing.assert_close(outcome, expected, rtol=1e-6, atol=1e-7)
-            assert not outcome.requires_grad
+        for result, expected in zip(engine.step(x[:size], y[:size]), eager.step(x[:size], y[:size]), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-7)
+            assert not result.requires_grad
     assert_same_parameters(model, other)
 
 
-def test_outcome_of_a_step_is_not_overwritten_by_the_next(recorded, samples):
-    engine, *_ = both(config_of())
+def test_a_step_does_not_overwrite_the_results_of_the_last(recordings, samples):
+    engine, *_ = engine_and_eager(config_of())
     x, y = samples
-    first = engine.step(x[:10], y[:10])
-    kept = [each.clone() for each in first]
+    results = engine.step(x[:10], y[:10])
+    copies = [each.clone() for each in results]
     engine.step(x[10:20], y[10:20])
-    assert all(map(torch.equal, first, kept))
+    assert all(map(torch.equal, results, copies))
 
 
 @every_optimizer
-def test_parts_and_trace_are_those_of_eager_between_epochs(recorded, samples, optimizer):
-    engine, model, eager, other = both(config_of(optimizer))
+def test_parts_and_trace_equal_those_of_eager_between_epochs(recordings, samples, optimizer):
+    engine, model, eager, other = engine_and_eager(config_of(optimizer))
     x, y = samples
     for each in (engine, eager):
         each.train(x, y, torch.arange(NUM_SAMPLES), 10)
@@ -125,16 +129,16 @@ def test_parts_and_trace_are_those_of_eager_between_epochs(recorded, samples, op
     assert_same_parameters(model, other)
 
 
-@pytest.mark.parametrize("num_named", [5, 40, 45, 83])
-def test_part_of_an_epoch_is_trained(recorded, samples, num_named):
-    engine, model, eager, other = both(config_of("momentum"))
-    order = datasets.batch_order(0, 0, NUM_SAMPLES)[:num_named]
+@pytest.mark.parametrize("num_samples", [5, 40, 45, 83])
+def test_part_of_an_epoch_equals_that_of_eager(recordings, samples, num_samples):
+    engine, model, eager, other = engine_and_eager(config_of("momentum"))
+    order = datasets.batch_order(0, 0, NUM_SAMPLES)[:num_samples]
     assert_same_progress(engine.train(*samples, order, 10), eager.train(*samples, order, 10))
     assert_same_parameters(model, other)
 
 
-def test_samples_and_size_of_a_batch_may_change(recorded, samples):
-    engine, model, eager, other = both(config_of("adam"))
+def test_samples_and_batch_size_can_change(recordings, samples):
+    engine, model, eager, other = engine_and_eager(config_of("adam"))
     x, y = samples
     for each in (engine, eager):
         each.train(x, y, torch.arange(NUM_SAMPLES), 10)
@@ -143,92 +147,90 @@ def test_samples_and_size_of_a_batch_may_change(recorded, samples):
     assert_same_parameters(model, other)
 
 
-# --- what is recorded, and when
+# --- recordings
 
 
 @every_optimizer
-def test_recording_leaves_parameters_and_optimizer_as_they_were(recorded, samples, optimizer):
-    engine, model, *_ = both(config_of(optimizer))
+def test_recording_does_not_change_parameters_or_optimizer(recordings, samples, optimizer):
+    engine, model, *_ = engine_and_eager(config_of(optimizer))
     x, y = samples
     engine.train(x, y, torch.arange(NUM_SAMPLES), 10)
     state = deepcopy([model.state_dict(), engine._optimizer.state_dict()])
-    num_recorded = len(recorded)
-    order = torch.arange(0)
-    engine.train(x, y, order, 9)  # records, and trains on nothing
-    assert len(recorded) > num_recorded
-    for tensor, had in zip(
-        tensors_of([model.state_dict(), engine._optimizer.state_dict()]), tensors_of(state), strict=True
+    num_recordings = len(recordings)
+    # Another batch size is recorded, although the order is empty.
+    engine.train(x, y, torch.arange(0), 9)
+    assert len(recordings) > num_recordings
+    for after, before in zip(
+        tensors_in([model.state_dict(), engine._optimizer.state_dict()]), tensors_in(state), strict=True
     ):
-        assert torch.equal(tensor, had)
+        assert torch.equal(after, before)
     assert all(p.grad is None for p in model.parameters())
 
 
-def tensors_of(nested):
+def tensors_in(nested):
+    """Return all tensors in nested dictionaries and lists."""
     if isinstance(nested, torch.Tensor):
         return [nested]
     if isinstance(nested, dict):
-        nested = nested.values()
-    return (
-        [tensor for each in nested for tensor in tensors_of(each)]
-        if isinstance(nested, type({}.values()) | list)
-        else []
-    )
+        nested = list(nested.values())
+    return [tensor for each in nested for tensor in tensors_in(each)] if isinstance(nested, list) else []
 
 
-def test_warm_up_runs_and_leaves_no_trace():
-    number, seen = torch.tensor(3.0), []
+def test_warm_up_runs_three_times_and_restores_the_values():
+    number, history = torch.tensor(3.0), []
 
     def run():
         number.mul_(2)
-        seen.append(number.item())
+        history.append(number.item())
 
-    without_trace(run, [number])
-    assert seen == [6.0, 12.0, 24.0]
+    warm_up(run, [number])
+    assert history == [6.0, 12.0, 24.0]
     assert number.item() == 3.0
 
 
-def test_epochs_record_once_and_a_change_records_anew(recorded, samples):
-    engine, *_ = both(config_of())
+def test_epochs_record_once_and_again_after_a_change(recordings, samples):
+    engine, *_ = engine_and_eager(config_of())
     x, y = samples
     order = torch.arange(NUM_SAMPLES)
     for _ in range(3):
         engine.train(x, y, order, 10)
-    assert len(recorded) == 3  # long, of one step, and of one short step
+    # One of many steps, one of a single step, and one of a single short step.
+    assert len(recordings) == 3
     engine.train(x, y, order, 19)
-    assert len(recorded) == 5
+    assert len(recordings) == 5
     engine.train(x.clone(), y, order, 19)
-    assert len(recorded) == 7
+    assert len(recordings) == 7
 
 
-def test_beginning_of_an_epoch_records_all_that_the_epoch_needs(recorded, samples):
-    engine, *_ = both(config_of())
+def test_beginning_of_an_epoch_records_everything_for_the_whole_epoch(recordings, samples):
+    engine, *_ = engine_and_eager(config_of())
     engine.train(*samples, torch.arange(20), 10)
-    num_recorded = len(recorded)
+    num_recordings = len(recordings)
     engine.train(*samples, torch.arange(NUM_SAMPLES), 10)
-    assert len(recorded) == num_recorded
+    assert len(recordings) == num_recordings
 
 
 @every_optimizer
-def test_next_engine_of_a_model_starts_afresh_and_records_nothing_again(recorded, samples, optimizer):
+def test_next_engine_of_a_model_starts_anew_and_reuses_recordings(recordings, samples, optimizer):
     config = config_of(optimizer)
     model = model_of(config)
     initial = deepcopy(model.state_dict())
     order = torch.arange(NUM_SAMPLES)
-    outcomes = []
+    results = []
     for _ in range(2):
         model.load_state_dict(initial)
         engine = CudaGraph(model, config)
-        outcomes.append((engine.train(*samples, order, 10), digest_of(model), engine.step(*samples)[0].item()))
-        num_recorded = len(recorded)
-    assert outcomes[0] == outcomes[1]
-    assert num_recorded == len(recorded) == 4
+        results.append((engine.train(*samples, order, 10), values_of(model), engine.step(*samples)[0].item()))
+        num_recordings = len(recordings)
+    assert results[0] == results[1]
+    assert num_recordings == len(recordings) == 4
 
 
-def digest_of(model):
+def values_of(model):
     return [p.tolist() for p in model.parameters()]
 
 
-def test_next_engine_of_another_config_records_its_own(recorded, samples):
+def test_next_engine_with_another_config_records_its_own_steps(recordings, samples):
     config = config_of("momentum")
     model = model_of(config)
     other = deepcopy(model)
@@ -240,8 +242,8 @@ def test_next_engine_of_another_config_records_its_own(recorded, samples):
     assert_same_parameters(model, other)
 
 
-def test_parameters_that_moved_are_trained_where_they_are(recorded, samples):
-    engine, model, eager, other = both(config_of("adam"))
+def test_parameters_in_new_memory_are_trained_there(recordings, samples):
+    engine, model, eager, other = engine_and_eager(config_of("adam"))
     for each in (engine, eager):
         each.train(*samples, torch.arange(NUM_SAMPLES), 10)
     for p in model.parameters():
@@ -252,7 +254,7 @@ def test_parameters_that_moved_are_trained_where_they_are(recorded, samples):
     assert_same_parameters(model, other)
 
 
-def test_model_is_forgotten_with_its_last_reference(recorded, samples):
+def test_recorder_is_dropped_with_the_last_reference_to_its_model(recordings, samples):
     config = config_of()
     model = model_of(config)
     engine = CudaGraph(model, config)
@@ -260,7 +262,7 @@ def test_model_is_forgotten_with_its_last_reference(recorded, samples):
     assert model in recorder._recorders
     num_known = len(recorder._recorders)
     del model, engine
-    recorded.clear()
+    recordings.clear()
     assert len(recorder._recorders) == num_known - 1
 
 
@@ -280,13 +282,14 @@ def on_cuda(samples):
 
 @pytest.mark.cuda
 @every_optimizer
-def test_graphs_train_as_eager_does(cuda, samples, optimizer, monkeypatch):
-    monkeypatch.setattr(cudagraph, "NUM_STEPS", 4)
+def test_graphs_train_as_eager(cuda, samples, optimizer, monkeypatch):
+    monkeypatch.setattr(recorder, "NUM_STEPS", 4)
     config = config_of(optimizer, device="cuda")
     model = model_of(config).cuda()
     other = deepcopy(model)
     engine, eager = CudaGraph(model, config), Eager(other, config)
-    held = engine.forward(on_cuda(samples)[0])  # its graph has met the parameters on another stream
+    # Autograd uses the parameters on another stream first, and the graph of these logits stays alive.
+    logits = engine.forward(on_cuda(samples)[0])
     x, y = on_cuda(samples)
     for epoch in range(3):
         order = datasets.batch_order(0, epoch, NUM_SAMPLES)
@@ -297,11 +300,11 @@ def test_graphs_train_as_eager_does(cuda, samples, optimizer, monkeypatch):
     torch.testing.assert_close(engine.step(x[:10], y[:10])[1], eager.step(x[:10], y[:10])[1], rtol=1e-3, atol=1e-4)
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
-    assert held.requires_grad
+    assert logits.requires_grad
 
 
 @pytest.mark.cuda
-def test_recording_a_graph_changes_nothing_and_replaying_it_does(cuda):
+def test_only_replaying_a_graph_changes_values(cuda):
     number = torch.tensor(3.0, device="cuda")
     replay = record(lambda: number.mul_(2), [number])
     assert number.item() == 3.0
@@ -310,7 +313,7 @@ def test_recording_a_graph_changes_nothing_and_replaying_it_does(cuda):
 
 
 @pytest.mark.cuda
-def test_parts_of_a_step_run_beside_the_graphs(cuda, samples):
+def test_parts_of_a_step_run_between_the_graphs(cuda, samples):
     config = config_of("adamw", device="cuda")
     engine = CudaGraph(model_of(config).cuda(), config)
     x, y = on_cuda(samples)

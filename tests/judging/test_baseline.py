@@ -1,14 +1,14 @@
-"""A baseline moves only when it is accepted, and then whole."""
+"""Check that a baseline changes only when it is accepted, and then completely."""
 
 from pathlib import Path
 
 import pytest
-from tests.test_compare import STEADY, scaled, write
 
 from mlpbench.cli.main import main
 from mlpbench.errors import InputError
 from mlpbench.judging import baseline
 from mlpbench.records import store
+from tests.judging.processes import STEADY, scaled, write
 from tests.strategies import ENVIRONMENT, OTHER_ENVIRONMENT, plan, replicated, session
 
 
@@ -17,20 +17,20 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_accepted_results_are_the_base_that_compare_calls_baseline(capsys):
+def test_compare_takes_the_accepted_results_as_its_baseline(capsys):
     base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.2), run="n"))
     assert main(["compare", "baseline", new]) == 2
     assert "baseline accept" in capsys.readouterr().err
     assert main(["baseline", "accept", base]) == 0
     assert main(["compare", "baseline", new]) == 1
-    assert main(["compare", "baseline", base]) == 2  # it is the baseline
+    assert main(["compare", "baseline", base]) == 2
     again = write(Path("c.jsonl"), replicated(scaled(1.2), run="c"))
     assert main(["compare", "baseline", again]) == 1
     assert main(["baseline", "accept", new]) == 0
     assert main(["compare", "baseline", again]) == 0
 
 
-def test_an_accepted_baseline_holds_every_record():
+def test_baseline_has_every_record():
     path = baseline.accept(Path("results"), [Path(write(Path("a.jsonl"), plan(), replicated(STEADY, run="r")))])
     assert path == Path("results/baselines") / f"{ENVIRONMENT.machine}.jsonl"
     one, other = store.load([Path("a.jsonl")]), store.load([path])
@@ -38,7 +38,7 @@ def test_an_accepted_baseline_holds_every_record():
     assert other.problems == []
 
 
-def test_show_tells_what_is_accepted(capsys):
+def test_show_prints_the_accepted_baseline(capsys):
     assert main(["baseline", "show"]) == 2
     main(["baseline", "accept", write(Path("a.jsonl"), replicated(STEADY))])
     capsys.readouterr()
@@ -48,24 +48,24 @@ def test_show_tells_what_is_accepted(capsys):
     assert ENVIRONMENT.commit in printed
 
 
-def test_damaged_results_are_not_accepted_and_the_old_baseline_stays():
+def test_damaged_results_are_refused_and_the_old_baseline_stays():
     path = baseline.accept(Path("results"), [Path(write(Path("a.jsonl"), replicated(STEADY)))])
     before = path.read_bytes()
     damaged = Path(write(Path("b.jsonl"), replicated(scaled(2))))
     damaged.write_bytes(damaged.read_bytes()[:-20])
-    with pytest.raises(InputError, match="whole or not at all"):
+    with pytest.raises(InputError, match="a baseline must be complete"):
         baseline.accept(Path("results"), [damaged])
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_results_of_two_machines_are_not_one_baseline():
+def test_results_of_two_machines_are_refused():
     write(Path("a.jsonl"), replicated(STEADY), replicated(STEADY, run="o", environment=OTHER_ENVIRONMENT))
     with pytest.raises(InputError, match="several machines"):
         baseline.accept(Path("results"), [Path("a.jsonl")])
 
 
-def test_a_single_process_is_no_baseline():
+def test_single_process_is_refused():
     write(Path("a.jsonl"), replicated(STEADY[:1]))
     with pytest.raises(InputError, match="two processes"):
         baseline.accept(Path("results"), [Path("a.jsonl")])
@@ -74,6 +74,6 @@ def test_a_single_process_is_no_baseline():
         baseline.accept(Path("results"), [Path("b.jsonl")])
 
 
-def test_accept_needs_results():
+def test_accept_without_results_is_refused():
     assert main(["baseline", "accept"]) == 2
     assert main(["baseline", "accept", "nothing.jsonl"]) == 2

@@ -1,4 +1,4 @@
-"""Statistics against brute force, written-out formulas and scipy."""
+"""Check the statistics against brute force, written-out formulas and scipy."""
 
 import math
 import statistics
@@ -21,15 +21,15 @@ from mlpbench.judging.statistics import (
 )
 
 values = st.lists(st.floats(min_value=-1e9, max_value=1e9), min_size=1, max_size=20)
-times = st.floats(min_value=1e-9, max_value=1e5)  # seconds
-pairs = st.lists(st.tuples(times, times), min_size=2, max_size=12)
+seconds = st.floats(min_value=1e-9, max_value=1e5)
+pairs = st.lists(st.tuples(seconds, seconds), min_size=2, max_size=12)
 
 
 # --- the median -------------------------------------------------------------------------------------------------------
 
 
 def brute_force_coverage(n: int, k: int) -> float:
-    """Each value falls below or above the median by the toss of a coin: how often k or more fall on either side."""
+    """Return the share of draws in which at least k values lie on each side of the median."""
     tosses = list(product([False, True], repeat=n))
     return sum(k <= sum(toss) <= n - k for toss in tosses) / len(tosses)
 
@@ -38,14 +38,15 @@ def brute_force_coverage(n: int, k: int) -> float:
 @pytest.mark.parametrize("n", range(1, 13))
 def test_median_interval_covers_as_often_as_brute_force_counts(n, confidence):
     interval = median_interval(range(1, n + 1), confidence)
-    k = int(interval.low)  # of the values 1 to n, the k-th smallest is k
+    # Of the values 1 to n, the k-th smallest is k.
+    k = int(interval.low)
     assert interval.high == n + 1 - k
     assert interval.coverage == pytest.approx(brute_force_coverage(n, k))
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("n", range(1, 13))
-def test_median_interval_is_the_narrowest_that_is_confident_or_the_whole_range(n, confidence):
+def test_median_interval_is_the_narrowest_confident_one_or_the_range(n, confidence):
     interval = median_interval(range(1, n + 1), confidence)
     k = int(interval.low)
     assert k == 1 or interval.coverage >= confidence
@@ -58,23 +59,24 @@ def test_median_interval_of_one_value_is_that_value_without_coverage():
 
 
 @given(values)
-def test_median_is_the_textbooks_and_lies_in_its_interval(sample):
-    interval = median_interval(sample)
-    assert interval.estimate == statistics.median(sample)
+def test_median_is_the_usual_one_and_lies_in_its_interval(numbers):
+    interval = median_interval(numbers)
+    assert interval.estimate == statistics.median(numbers)
     assert interval.low <= interval.estimate <= interval.high
-    assert {interval.low, interval.high} <= set(sample)
+    assert {interval.low, interval.high} <= set(numbers)
 
 
-@given(values.flatmap(lambda sample: st.tuples(st.just(sample), st.permutations(sample))))
+@given(values.flatmap(lambda numbers: st.tuples(st.just(numbers), st.permutations(numbers))))
 def test_median_interval_does_not_depend_on_order(orders):
     first, second = orders
     assert median_interval(first) == median_interval(second)
 
 
 @given(values, st.integers(-40, 40))
-def test_median_interval_scales_exactly_by_powers_of_two(sample, exponent):
-    sample = [float(round(value, 3)) for value in sample]  # no subnormals, which a power of two may round
-    one, scaled = median_interval(sample), median_interval([value * 2.0**exponent for value in sample])
+def test_median_interval_scales_exactly_by_powers_of_two(numbers, exponent):
+    # Rounded, because a power of two may round a subnormal number.
+    numbers = [float(round(value, 3)) for value in numbers]
+    one, scaled = median_interval(numbers), median_interval([value * 2.0**exponent for value in numbers])
     assert scaled.estimate == one.estimate * 2.0**exponent
     assert (scaled.low, scaled.high) == (one.low * 2.0**exponent, one.high * 2.0**exponent)
     assert scaled.coverage == one.coverage
@@ -84,8 +86,8 @@ def test_median_interval_scales_exactly_by_powers_of_two(sample, exponent):
 
 
 @given(pairs)
-def test_exchanging_baseline_and_contender_gives_the_inverse_ratio(sample):
-    baseline, contender = zip(*sample, strict=True)
+def test_exchanging_baseline_and_contender_gives_the_inverse_ratio(numbers):
+    baseline, contender = zip(*numbers, strict=True)
     one, other = ratio_interval(baseline, contender), ratio_interval(contender, baseline)
     assert one.estimate * other.estimate == pytest.approx(1)
     assert one.low * other.high == pytest.approx(1)
@@ -93,10 +95,10 @@ def test_exchanging_baseline_and_contender_gives_the_inverse_ratio(sample):
 
 
 @given(pairs)
-def test_ratio_interval_is_the_median_interval_of_the_log_ratios(sample):
-    baseline, contender = zip(*sample, strict=True)
+def test_ratio_interval_is_the_median_interval_of_the_log_ratios(numbers):
+    baseline, contender = zip(*numbers, strict=True)
     interval = ratio_interval(baseline, contender, confidence=0.9)
-    of_logs = median_interval([math.log(c) - math.log(b) for b, c in sample], 0.9)
+    of_logs = median_interval([math.log(c) - math.log(b) for b, c in numbers], 0.9)
     assert math.log(interval.estimate) == pytest.approx(of_logs.estimate, abs=1e-9)
     assert math.log(interval.low) == pytest.approx(of_logs.low, abs=1e-6)
     assert math.log(interval.high) == pytest.approx(of_logs.high, abs=1e-6)
@@ -124,10 +126,10 @@ def test_ratio_too_large_for_a_float_is_infinite():
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
 @given(st.lists(st.integers(-(10**6), 10**6).map(lambda eighths: eighths / 8), min_size=2, max_size=12, unique=True))
-def test_mean_interval_is_scipys_t_interval(confidence, sample):
-    interval = mean_interval(sample, confidence)
-    mean, standard_error = statistics.fmean(sample), scipy_stats.sem(sample)
-    bounds = scipy_stats.t.interval(confidence, len(sample) - 1, loc=mean, scale=standard_error)
+def test_mean_interval_is_scipys_t_interval(confidence, numbers):
+    interval = mean_interval(numbers, confidence)
+    mean, standard_error = statistics.fmean(numbers), scipy_stats.sem(numbers)
+    bounds = scipy_stats.t.interval(confidence, len(numbers) - 1, loc=mean, scale=standard_error)
     assert interval.estimate == pytest.approx(mean)
     assert (interval.low, interval.high) == pytest.approx(bounds)
     assert interval.coverage == confidence
@@ -155,7 +157,7 @@ def test_share_interval_is_wilsons_formula(hits, trials, confidence):
 
 
 @pytest.mark.parametrize("trials", [1, 3, 10])
-def test_share_interval_narrows_as_trials_are_repeated_and_stays_in_its_range(trials):
+def test_share_interval_narrows_with_more_trials(trials):
     widths = []
     for factor in (1, 4, 16):
         interval = share_interval(trials * factor, trials * factor)
@@ -168,7 +170,7 @@ def test_share_interval_narrows_as_trials_are_repeated_and_stays_in_its_range(tr
 
 
 @given(st.lists(st.floats(0, 1), max_size=10), st.floats(0, 1))
-def test_first_at_least_is_the_first_and_none_is_a_miss(curve, target):
+def test_first_at_least_is_the_first_value_and_a_miss_is_none(curve, target):
     index = first_at_least(curve, target)
     if index is None:
         assert all(value < target for value in curve)
@@ -190,22 +192,22 @@ arrivals = st.lists(st.none() | st.floats(min_value=0, max_value=1e6), min_size=
 
 
 @given(arrivals)
-def test_median_with_misses_is_the_high_median_with_misses_infinitely_late(sample):
-    late = [math.inf if value is None else value for value in sample]
-    assert median_with_misses(sample) == statistics.median_high(late)
+def test_median_with_misses_is_the_high_median(numbers):
+    late = [math.inf if value is None else value for value in numbers]
+    assert median_with_misses(numbers) == statistics.median_high(late)
 
 
 @given(arrivals)
-def test_more_than_half_arrive_by_a_finite_median(sample):
-    median = median_with_misses(sample)
-    arrived = sum(value is not None and value <= median for value in sample)
-    assert arrived > len(sample) / 2 or median == math.inf
-    assert (median == math.inf) == (sample.count(None) >= len(sample) / 2)
+def test_more_than_half_arrive_by_a_finite_median(numbers):
+    median = median_with_misses(numbers)
+    arrived = sum(value is not None and value <= median for value in numbers)
+    assert arrived > len(numbers) / 2 or median == math.inf
+    assert (median == math.inf) == (numbers.count(None) >= len(numbers) / 2)
 
 
 @given(arrivals)
-def test_a_further_miss_never_makes_the_median_earlier(sample):
-    assert median_with_misses([*sample, None]) >= median_with_misses(sample)
+def test_another_miss_never_makes_the_median_earlier(numbers):
+    assert median_with_misses([*numbers, None]) >= median_with_misses(numbers)
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def test_unpaired_effect_is_welchs_test(one, other):
 
 
 @given(several_logs)
-def test_paired_effect_without_a_control_is_the_t_test_of_one_sample(differences):
+def test_paired_effect_without_control_is_the_t_test_of_one_sample(differences):
     assume(np.std(differences) > 1e-5)
     effect = stats.paired_effect(differences)
     expected = scipy_stats.ttest_1samp(differences, 0)
@@ -236,7 +238,7 @@ def test_paired_effect_without_a_control_is_the_t_test_of_one_sample(differences
 
 
 @given(st.lists(st.tuples(logs, logs), min_size=4, max_size=12))
-def test_paired_effect_with_a_control_is_the_intercept_of_a_regression(pairs):
+def test_paired_effect_with_control_is_the_intercept_of_a_regression(pairs):
     differences, control = map(list, zip(*pairs, strict=True))
     assume(np.std(control) > 1e-3)
     effect = stats.paired_effect(differences, control)
@@ -247,7 +249,7 @@ def test_paired_effect_with_a_control_is_the_intercept_of_a_regression(pairs):
     assert effect.error == pytest.approx(line.intercept_stderr, abs=1e-6)
 
 
-def test_a_control_takes_out_what_it_explains():
+def test_control_removes_the_part_that_it_explains():
     shifts = [0.0, 0.25, -0.01, -0.22, 0.02, 0.0]
     noise = [0.001, -0.002, 0.0, 0.001, 0.002, -0.001]
     differences = [0.05 + 1.2 * shift + error for shift, error in zip(shifts, noise, strict=True)]
@@ -258,7 +260,7 @@ def test_a_control_takes_out_what_it_explains():
 
 
 @given(several_logs, several_logs, st.floats(1, 1.5), st.floats(0.001, 0.5))
-def test_the_p_value_says_whether_the_interval_lies_beyond_the_margin(one, other, margin, alpha):
+def test_p_value_says_whether_the_interval_lies_beyond_the_margin(one, other, margin, alpha):
     effect = stats.unpaired_effect(one, other)
     interval = effect.interval(1 - alpha)
     assume(abs(effect.p_beyond(margin) - alpha) > 1e-9)
@@ -267,7 +269,7 @@ def test_the_p_value_says_whether_the_interval_lies_beyond_the_margin(one, other
 
 
 @given(several_logs, several_logs, st.floats(1, 1.5))
-def test_exchanging_the_sides_inverts_the_interval_and_keeps_the_p_value(one, other, margin):
+def test_exchanging_sides_inverts_the_interval_and_not_the_p_value(one, other, margin):
     there, back = stats.unpaired_effect(one, other), stats.unpaired_effect(other, one)
     assert there.log_ratio == -back.log_ratio
     assert there.p_beyond(margin) == pytest.approx(back.p_beyond(margin), abs=1e-12)
@@ -281,19 +283,19 @@ def test_one_process_has_no_interval_and_no_verdict(effect):
     assert effect.detectable(1.0, 0.05) == math.inf
 
 
-def test_processes_that_agree_to_the_last_bit_have_an_interval_of_no_width():
+def test_processes_with_equal_bits_have_an_interval_of_no_width():
     effect = stats.unpaired_effect([1.0, 1.0], [1.1, 1.1])
     assert effect.interval().low == effect.interval().high == pytest.approx(math.exp(0.1))
     assert effect.p_beyond(1.03) == 0.0
     assert effect.p_beyond(1.2) == 1.0
 
 
-def test_the_detectable_change_is_found_four_times_out_of_five():
+def test_smallest_detectable_change_is_found_four_times_out_of_five():
     draws = np.random.default_rng(0).normal(0, 0.01, (4000, 2, 5))
     margin, alpha = 1.03, 0.05
-    wanted = np.median([stats.unpaired_effect(*draw).detectable(margin, alpha) for draw in draws[:200]])
-    found = [stats.unpaired_effect(d[0], d[1] + math.log(wanted)).p_beyond(margin) <= alpha for d in draws]
-    assert 0.7 < np.mean(found) < 0.92
+    ratio = np.median([stats.unpaired_effect(*draw).detectable(margin, alpha) for draw in draws[:200]])
+    is_found = [stats.unpaired_effect(d[0], d[1] + math.log(ratio)).p_beyond(margin) <= alpha for d in draws]
+    assert 0.7 < np.mean(is_found) < 0.92
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))

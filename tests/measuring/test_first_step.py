@@ -19,7 +19,7 @@ def test_a_library_is_built_within_the_first_step_each_time(capfd):
             engine,
         )
         assert (block.measurement, block.iterations, measurement.samples_per_call) == (measurement.id, 1, 100)
-    assert capfd.readouterr().err.count("building mlpbench's portable_fused for this machine") == 2
+    assert capfd.readouterr().err.count("building engine portable_fused for this machine") == 2
 
 
 @pytest.mark.real

@@ -1,149 +1,58 @@
-"""RunConfig, its settings, grids, and the machine's name."""
+"""The kinds of records: how they are declared, and the name of a machine."""
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
-from hypothesis import given
 
-from mlpbench.config import RunConfig, format_value, grid, override
-from mlpbench.errors import InputError, choose
-from tests.strategies import ENVIRONMENT, configs, session
-
-
-def test_default_config_is_the_tutorials_workload():
-    config = RunConfig()
-    assert config.model == "mlp"
-    assert config.hidden_sizes == (150, 150, 150)
-    assert config.activations == ("relu", "tanh", "elu")
-    assert config.batch_size == 100
-    assert (config.optimizer, config.lr, config.weight_decay) == ("sgd", 0.02, 0.0)
-    assert config.num_epochs == 133
-    assert (config.dataset, config.device, config.engine, config.seed) == ("digits", "cpu", "eager", 0)
+from mlpbench.records.codec import decode, encode
+from mlpbench.records.kinds import KINDS, Record, record
+from mlpbench.records.results import Results
+from tests.records.history import HISTORY
+from tests.strategies import ENVIRONMENT, session
 
 
-def test_single_activation_stands_for_every_hidden_layer():
-    config = RunConfig(hidden_sizes=(8, 4), activations=("gelu",))
-    assert config.activations == ("gelu", "gelu")
-    assert config == RunConfig(hidden_sizes=(8, 4), activations=("gelu", "gelu"))
-
-
-def test_number_of_activations_must_fit_the_hidden_layers():
-    with pytest.raises(InputError, match="2 names for 3 hidden layers"):
-        RunConfig(activations=("relu", "tanh"))
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("hidden_sizes", (150, 0, 150)),
-        ("batch_size", 0),
-        ("num_epochs", -1),
-        ("num_threads", 0),
-        ("seed", -1),
-        ("seed", 2**63),
-        ("lr", 0.0),
-        ("lr", float("inf")),
-        ("lr", float("nan")),
-        ("momentum", 1.0),
-        ("momentum", -0.1),
-        ("weight_decay", -1e-9),
-        ("weight_decay", float("inf")),
-    ],
-)
-def test_value_out_of_range_is_refused_with_the_fields_name(field, value):
-    with pytest.raises(InputError, match=field) as caught:
-        RunConfig(**{field: value})
-    assert "\n" not in str(caught.value)
-
-
-def test_values_at_the_edge_of_their_range_are_accepted():
-    config = RunConfig(
-        hidden_sizes=(1,),
-        activations=("relu",),
-        batch_size=1,
-        num_epochs=1,
-        num_threads=1,
-        seed=2**63 - 1,
-        lr=5e-324,
-        momentum=0.0,
-        weight_decay=0.0,
-    )
-    assert config.seed == 2**63 - 1
-
-
-@pytest.mark.parametrize(("record", "field"), [(RunConfig(), "seed"), (ENVIRONMENT, "dirty"), (session(), "id")])
-def test_records_are_frozen(record, field):
+@pytest.mark.parametrize("record", [ENVIRONMENT, *HISTORY], ids=lambda record: type(record).__name__)
+def test_records_are_frozen(record):
+    name = fields(record)[0].name
     with pytest.raises(FrozenInstanceError):
-        setattr(record, field, getattr(record, field))
+        setattr(record, name, getattr(record, name))
 
 
-def test_default_config_reads_as_default():
-    assert str(RunConfig()) == "default"
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_kind_declares_fields_of_its_own_as_pointer_and_key(kind):
+    names = {f.name for f in fields(kind)}
+    assert {kind.points_to, kind.key} <= {None, *names}
+    assert KINDS[kind.kind] is kind
+    assert kind.__doc__
 
 
-@given(configs().filter(lambda config: config != RunConfig()))
-def test_a_configs_text_gives_back_the_config(config):
-    assert override(RunConfig(), str(config).split()) == config
+def test_kind_comes_after_the_one_that_it_points_to():
+    order = list(KINDS)
+    pointers = [(kind.kind, kind.points_to) for kind in KINDS.values() if kind.points_to]
+    assert all(order.index(target) < order.index(name) for name, target in pointers)
+    assert all(KINDS[target].key for _, target in pointers)
+    with pytest.raises(AssertionError, match="define the kind nothing before late"):
+        record("late", points_to="nothing")
 
 
-@given(configs(), configs())
-def test_every_field_as_settings_turns_any_config_into_another(base, wanted):
-    every = [f"{name}={format_value(getattr(wanted, name))}" for name in RunConfig.__slots__]
-    assert override(base, every) == wanted
+@pytest.mark.parametrize("key", [None, "name"])
+def test_new_kind_needs_no_more_than_its_class(monkeypatch, key):
+    # The class enters itself; this only takes it out again.
+    monkeypatch.setitem(KINDS, "tally", Record)
 
+    @record("tally", key=key)
+    class Tally(Record):
+        session: str
+        name: str
+        counts: tuple[int, ...] = ()
 
-def test_override_keeps_what_is_not_named():
-    base = RunConfig(seed=7, optimizer="adam")
-    assert override(base, ["lr=0.5", "num_threads=none"]) == replace(base, lr=0.5)
-
-
-def test_override_of_widths_keeps_a_single_activation():
-    base = RunConfig(activations=("gelu",))
-    assert override(base, ["hidden_sizes=9"]).activations == ("gelu",)
-
-
-def test_override_with_an_unknown_field_lists_the_known():
-    with pytest.raises(InputError) as caught:
-        override(RunConfig(), ["widht=3"])
-    assert "'widht'" in str(caught.value)
-    assert all(name in str(caught.value) for name in RunConfig.__slots__)
-
-
-@pytest.mark.parametrize(
-    ("setting", "named"),
-    [
-        ("batch_size=ten", "batch_size takes whole numbers, not 'ten'"),
-        ("batch_size=1.5", "batch_size takes whole numbers, not '1.5'"),
-        ("hidden_sizes=64,x", "hidden_sizes takes whole numbers, not '64,x'"),
-        ("num_threads=many", "num_threads takes whole numbers, not 'many'"),
-        ("lr=fast", "lr takes a number, not 'fast'"),
-        ("lr", "field=value, not 'lr'"),
-    ],
-)
-def test_override_with_a_wrong_value_says_what_it_takes(setting, named):
-    with pytest.raises(InputError) as caught:
-        override(RunConfig(), [setting])
-    assert named in str(caught.value)
-
-
-def test_override_checks_ranges():
-    with pytest.raises(InputError, match="batch_size must be from 1 to 16,777,216, not 0"):
-        override(RunConfig(), ["batch_size=0"])
-
-
-def test_last_axis_of_a_grid_varies_fastest():
-    made = grid(RunConfig(), optimizer=["sgd", "adam"], seed=[0, 1, 2])
-    assert [(c.optimizer, c.seed) for c in made] == [(o, s) for o in ["sgd", "adam"] for s in [0, 1, 2]]
-
-
-def test_grid_without_axes_is_the_base_alone():
-    assert grid(RunConfig(seed=3)) == [RunConfig(seed=3)]
-
-
-def test_choose_lists_the_known_names():
-    assert choose({"sgd": 1, "adam": 2}, "adam", "optimizer") == 2
-    with pytest.raises(InputError, match="unknown optimizer 'sdg'; known: sgd, adam"):
-        choose({"sgd": 1, "adam": 2}, "sdg", "optimizer")
+    tally = Tally(session="s", name="a", counts=(1, 2))
+    results = Results()
+    results.add(session("s"))
+    results.add(decode(encode(tally)))
+    assert list(results.records()) == [session("s"), tally]
+    assert results.of(Tally) == [tally]
+    assert not key or results.by_key(Tally) == {"a": tally}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +64,7 @@ def test_choose_lists_the_known_names():
         ("Prozessor/Größe ../..", None, "prozessor-gr-e-2cpu"),
     ],
 )
-def test_machine_is_a_name_of_the_hardware_fit_for_a_folder(cpu, gpu, name):
+def test_machine_names_the_hardware_and_can_name_a_folder(cpu, gpu, name):
     assert replace(ENVIRONMENT, cpu_model=cpu, gpu_model=gpu).machine == name
 
 

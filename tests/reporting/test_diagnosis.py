@@ -1,4 +1,4 @@
-"""What bounds a run, from times whose truth is known."""
+"""The limit of a run, from times with a known limit."""
 
 import pytest
 
@@ -19,24 +19,24 @@ def steps(throughput_ms: float, device_ms: float):
 
 
 @pytest.mark.parametrize(("device_ms", "bound"), [(0.1, "launch-bound"), (0.95, "device-bound")])
-def test_a_step_is_bound_by_the_device_if_it_is_busy(device_ms, bound):
+def test_a_step_is_device_bound_if_the_device_is_busy(device_ms, bound):
     frame = steps(1.0, device_ms)
     assert diagnosis.device_busy(frame)["busy_share"].tolist() == [pytest.approx(device_ms)]
-    (found,) = diagnosis.diagnoses(frame)
-    assert (found.what, found.bound) == ("Training step, cuda", bound)
-    assert found.why == f"the device is busy {100 * device_ms:.0f} % of the time"
+    (result,) = diagnosis.diagnoses(frame)
+    assert (result.subject, result.bound) == ("Training step, cuda", bound)
+    assert result.reason == f"the device is busy {100 * device_ms:.0f} % of the time"
 
 
 @pytest.mark.parametrize(("loader_ms", "bound", "percent"), [(2500, "input-bound", 80), (600, "not input-bound", 17)])
-def test_an_epoch_is_bound_by_its_input_if_that_takes_most_of_it(loader_ms, bound, percent):
+def test_an_epoch_is_input_bound_if_most_of_it_is_loading(loader_ms, bound, percent):
     records = [
         timed(name, [ms] * 3, suite="epochs", operation="epoch", config=RunConfig(loader=name))
         for name, ms in (("memory", 500), ("dataloader", loader_ms))
     ]
-    (found,) = diagnosis.diagnoses(frames.blocks(results(session(), *records)))
-    assert (found.what, found.bound) == ("DataLoader loop, cpu", bound)
-    assert found.why == f"{percent} % of its epoch is loading"
+    (result,) = diagnosis.diagnoses(frames.blocks(results(session(), *records)))
+    assert (result.subject, result.bound) == ("DataLoader loop, cpu", bound)
+    assert result.reason == f"{percent} % of its epoch is loading"
 
 
-def test_without_the_clocks_nothing_is_said():
+def test_one_clock_alone_gives_no_diagnosis():
     assert diagnosis.diagnoses(frames.blocks(results(session(), timed("t", [1.0])))) == []

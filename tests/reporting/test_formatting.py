@@ -1,16 +1,13 @@
 """Numbers and tables as people read them."""
 
-import io
 import math
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from mlpbench.reporting import terminal
-from mlpbench.reporting.formatting import MISSING, cell, seconds, table
+from mlpbench.reporting.formatting import MISSING, cell, change, column, glossary, seconds, table
 
 UNITS = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -51,12 +48,15 @@ def test_seconds_read_back_within_their_three_digits(value):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "text"),
+    ("name", "value", "text"),
     [
         ("median_s", 0.0012, "1.20 ms"),
         ("samples_per_s", 1234567.8, "1,234,568"),
         ("seconds_to_target", 3.5, "3.50 s"),
-        ("time_ratio", 4.6, "4.60×"),
+        ("gain_ratio", 4.6, "4.60×"),
+        ("other_ratio", 4.6, "4.60×"),
+        ("time_ratio", 1.114, "+11.4 %"),
+        ("low_change", -0.05, "-5.0 %"),
         ("high_ratio", math.inf, "∞"),
         ("mean_accuracy", 0.97854, "0.9785"),
         ("train_loss", 0.03125, "0.0312"),
@@ -73,53 +73,83 @@ def test_seconds_read_back_within_their_three_digits(value):
         ("operation", "train_step", "train_step"),
     ],
 )
-def test_cell_is_shown_by_the_end_of_its_columns_name(column, value, text):
-    made = cell(column, value)
-    assert made.text == text
-    assert made.value == value
+def test_name_of_a_column_decides_the_unit_of_its_cells(name, value, text):
+    result = cell(column(name), value)
+    assert result.text == text
+    assert result.value == value
 
 
 @pytest.mark.parametrize("missing", [None, math.nan])
-@pytest.mark.parametrize("column", ["median_s", "time_ratio", "mean_accuracy", "coverage", "first_difference", "loss"])
-def test_missing_value_is_a_dash_without_a_value(column, missing):
-    made = cell(column, missing)
-    assert made.text == MISSING == "–"
-    assert made.value == ""
+@pytest.mark.parametrize("name", ["median_s", "time_ratio", "mean_accuracy", "coverage", "first_difference", "loss"])
+def test_missing_value_is_a_dash_without_a_value(name, missing):
+    result = cell(column(name), missing)
+    assert result.text == MISSING == "–"
+    assert result.value == ""
 
 
 def test_table_has_a_cell_for_each_value_and_says_which_columns_are_numbers():
     frame = pd.DataFrame(
         {"machine": ["a", "b"], "median_s": [0.5, math.nan], "num_blocks": [5, 6], "first_difference": [None, "loss"]}
     )
-    made = table(frame)
-    assert made.columns == ("machine", "median", "blocks", "first difference")
-    assert made.is_number == (False, True, True, False)
-    assert [[c.text for c in row] for row in made.rows] == [["a", "500 ms", "5", "–"], ["b", "–", "6", "loss"]]
+    content = table(frame)
+    assert content.headings == ("machine", "median", "blocks", "first difference")
+    assert content.is_number == (False, True, True, False)
+    assert [[c.text for c in row] for row in content.rows] == [["a", "500 ms", "5", "–"], ["b", "–", "6", "loss"]]
 
 
 def test_machine_is_left_out_of_a_table_of_one_machine():
-    assert table(pd.DataFrame({"machine": ["a", "a"], "seed": [0, 1]})).columns == ("seed",)
+    assert table(pd.DataFrame({"machine": ["a", "a"], "seed": [0, 1]})).headings == ("seed",)
 
 
 def test_units_leave_the_headings_that_their_cells_carry():
-    names = ["median_s", "samples_per_s", "low_share", "low_ratio", "time_ratio", "high_accuracy", "mean_accuracy"]
-    headings = table(pd.DataFrame([dict.fromkeys(names, 1.0)])).columns
-    assert headings == ("median", "samples/s", "low", "low", "time ratio", "high", "mean accuracy")
+    names = ["median_s", "samples_per_s", "low_share", "low_ratio", "other_ratio", "high_accuracy", "mean_accuracy"]
+    headings = table(pd.DataFrame([dict.fromkeys(names, 1.0)])).headings
+    assert headings == ("median", "samples/s", "low", "low", "other ratio", "high", "mean accuracy")
 
 
-def test_shown_table_has_every_cell_in_a_narrow_and_in_a_wide_console():
-    made = table(pd.DataFrame({"operation": ["forward", "evaluate"], "median_s": [0.001, 2.0]}))
-    for width in (30, terminal.PIPE_WIDTH):
-        output = io.StringIO()
-        terminal.show_table(Console(file=output, width=width, force_terminal=False), "Times", made)
-        text = output.getvalue()
-        assert text.startswith("Times")
-        for row in made.rows:
-            assert any(all(c.text in line for c in row) for line in text.splitlines())
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("settled", "warm-up stable?"),
+        ("coverage", "confidence"),
+        ("roof_share", "% of hardware limit"),
+        ("flagged_share", "disturbed blocks"),
+        ("finds_change", "smallest detectable change"),
+        ("control_change", "machine speed change"),
+        ("margin_from", "margin set by"),
+    ],
+)
+def test_words_of_the_project_are_the_headings(name, heading):
+    assert column(name).heading == heading
+    assert column(name).help
 
 
-def test_console_in_a_pipe_does_not_wrap_a_wide_table(capsys, monkeypatch):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    terminal.show_table(terminal.console(), "Wide", table(pd.DataFrame({f"c{i}": ["x" * 15] for i in range(12)})))
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.count("x" * 15) == 12 for line in lines)
+def test_glossary_has_each_explanation_once():
+    frames = [pd.DataFrame({"settled": [True], "median_s": [1.0]}), pd.DataFrame({"settled": [True], "check": ["a"]})]
+    assert list(glossary(map(table, frames))) == ["warm-up stable?", "rerun"]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "texts"), [("time_ratio", ["+100 %", "+50.0 %"]), ("gain_ratio", ["2.00×", "1.50×"])]
+)
+def test_an_interval_is_shown_as_its_estimate_is(estimate, texts):
+    (row,) = table(pd.DataFrame({estimate: [2.0], "low_ratio": [1.5]})).rows
+    assert [content.text for content in row] == texts
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "+0.0 %"),
+        (-0.114, "-11.4 %"),
+        (1.5, "+150 %"),
+        (9.99, "+999 %"),
+        (0.9999, "+100 %"),
+        (-0.0001, "+0.0 %"),
+        (9.999, "11×"),
+        (99.0, "100×"),
+        (math.inf, "∞"),
+    ],
+)
+def test_changes_are_in_percent_up_to_the_tenfold(value, text):
+    assert change(value) == text

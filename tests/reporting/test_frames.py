@@ -29,7 +29,7 @@ NEW = session("new", started_at="2026-01-02T00:00:00+00:00")
 
 
 def median_ms(*records) -> list[float]:
-    """The medians of what `timings` keeps of these records."""
+    """Return the medians that `timings` gives for these records."""
     return [1e3 * median_s for median_s in frames.timings(frames.blocks(results(*records)))["median_s"]]
 
 
@@ -42,7 +42,7 @@ def test_labels_name_only_the_fields_that_differ():
     assert frames.labels(configs, without=["seed"]) == ["lr=0.5", "lr=0.25"]
 
 
-def test_labels_of_equal_configs_say_how_they_differ_from_the_default():
+def test_labels_of_equal_configs_are_the_differences_from_the_default():
     assert frames.labels([RunConfig(batch_size=10)] * 2) == ["batch_size=10"] * 2
     assert frames.labels([RunConfig()]) == ["default"]
     assert frames.labels([]) == []
@@ -64,9 +64,9 @@ def test_block_is_seconds_per_call():
 
 
 def test_timing_is_the_median_of_its_blocks_with_its_interval():
-    samples = [9.0, 1.0, 2.0, 4.0, 3.0, 8.0, 5.0]
-    (row,) = frames.timings(frames.blocks(results(OLD, timed("m", samples)))).to_dict("records")
-    interval = stats.median_interval([value / 1e3 for value in samples])
+    times_ms = [9.0, 1.0, 2.0, 4.0, 3.0, 8.0, 5.0]
+    (row,) = frames.timings(frames.blocks(results(OLD, timed("m", times_ms)))).to_dict("records")
+    interval = stats.median_interval([value / 1e3 for value in times_ms])
     assert row["median_s"] == pytest.approx(0.004)
     assert (row["low_s"], row["high_s"]) == pytest.approx((interval.low, interval.high))
     assert row["coverage"] == interval.coverage
@@ -94,13 +94,13 @@ def test_measurement_of_something_else_hides_nothing(difference):
     )
 
 
-def test_machines_are_kept_apart():
-    there = replace(NEW, environment=OTHER_ENVIRONMENT)
-    frame = frames.timings(frames.blocks(results(OLD, there, timed("m", [1.0]), timed("n", [2.0], session="new"))))
+def test_each_machine_has_its_own_rows():
+    other = replace(NEW, environment=OTHER_ENVIRONMENT)
+    frame = frames.timings(frames.blocks(results(OLD, other, timed("m", [1.0]), timed("n", [2.0], session="new"))))
     assert frame["machine"].tolist() == [OLD.environment.machine, OTHER_ENVIRONMENT.machine]
 
 
-def test_what_ran_in_turns_with_something_else_hides_nothing():
+def test_interleaved_measurements_of_other_groups_hide_nothing():
     a, b, c = (RunConfig(batch_size=size) for size in (1, 10, 100))
     first = [*timed("a1", [1.0], group="1", config=a), *timed("b1", [2.0], group="1", config=b)]
     second = [
@@ -113,44 +113,44 @@ def test_what_ran_in_turns_with_something_else_hides_nothing():
 # --- ratios -----------------------------------------------------------------------------------------------------------
 
 
-def in_turns(*columns: list[float], configs: list[RunConfig] | None = None):
-    """Measurements of one group, declared in this order; their blocks come round by round, each time the last first."""
+def interleaved(*columns: list[float], configs: list[RunConfig] | None = None):
+    """Return the blocks of one group, whose measurements are declared in this order and run in the reverse order."""
     configs = configs or [RunConfig(batch_size=10**number) for number in range(len(columns))]
     declared = [
         measurement(f"m{number}", suite="time", group="g", config=config) for number, config in enumerate(configs)
     ]
-    made = [block for number, column in enumerate(columns) for block in blocks(f"m{number}", column)]
-    shuffled = sorted(made, key=lambda block: (block.round, -int(block.measurement[1:])))
+    in_order = [block for number, column in enumerate(columns) for block in blocks(f"m{number}", column)]
+    shuffled = sorted(in_order, key=lambda block: (block.round, -int(block.measurement[1:])))
     return frames.blocks(results(OLD, declared, shuffled))
 
 
 def test_ratios_pair_by_round():
-    (row,) = frames.ratios(in_turns([1.0, 2.0, 4.0], [2.0, 4.0, 8.0])).to_dict("records")
+    (row,) = frames.ratios(interleaved([1.0, 2.0, 4.0], [2.0, 4.0, 8.0])).to_dict("records")
     assert row["time_ratio"] == pytest.approx(2)
     assert (row["low_ratio"], row["high_ratio"]) == pytest.approx((2, 2))
     assert (row["baseline_median_s"], row["contender_median_s"]) == pytest.approx((0.002, 0.004))
     assert row["num_rounds"] == 3
 
 
-def test_baseline_is_the_first_that_was_declared_although_its_blocks_come_last():
-    frame = frames.ratios(in_turns([1.0, 1.0], [2.0, 2.0], [4.0, 4.0]))
+def test_baseline_is_the_first_measurement_that_was_declared():
+    frame = frames.ratios(interleaved([1.0, 1.0], [2.0, 2.0], [4.0, 4.0]))
     assert frame["baseline"].tolist() == ["batch_size=1"] * 2
     assert frame["contender"].tolist() == ["batch_size=10", "batch_size=100"]
     assert frame["time_ratio"].tolist() == pytest.approx([2, 4])
 
 
 def test_round_that_was_not_finished_is_left_out_of_ratios():
-    (row,) = frames.ratios(in_turns([1.0, 1.0], [2.0, 2.0, 64.0])).to_dict("records")
+    (row,) = frames.ratios(interleaved([1.0, 1.0], [2.0, 2.0, 64.0])).to_dict("records")
     assert row["num_rounds"] == 2
     assert row["time_ratio"] == pytest.approx(2)
 
 
-def test_what_ran_alone_has_no_ratio():
-    assert frames.ratios(in_turns([1.0, 1.0])).empty
+def test_a_setting_that_ran_alone_has_no_ratio():
+    assert frames.ratios(interleaved([1.0, 1.0])).empty
 
 
-def test_config_that_ran_in_turns_with_itself_has_a_ratio():
-    (row,) = frames.ratios(in_turns([1.0, 1.0], [1.0, 1.0], configs=[RunConfig()] * 2)).to_dict("records")
+def test_config_that_ran_interleaved_with_itself_has_a_ratio():
+    (row,) = frames.ratios(interleaved([1.0, 1.0], [1.0, 1.0], configs=[RunConfig()] * 2)).to_dict("records")
     assert row["time_ratio"] == pytest.approx(1)
 
 
@@ -172,7 +172,7 @@ def test_newest_run_of_a_config_wins(sessions):
     assert frame["test_accuracy"].tolist() == [0.75]
 
 
-def test_label_says_what_else_varies_on_the_same_data_but_the_seed():
+def test_label_names_other_fields_that_vary_on_the_same_data():
     runs = [
         trained((0.5,), activations=("relu",), lr=0.5),
         trained((0.5,), activations=("relu",), lr=0.25, seed=1),
@@ -183,10 +183,10 @@ def test_label_says_what_else_varies_on_the_same_data_but_the_seed():
 
 
 def test_accuracy_is_over_seeds_after_the_last_epoch():
-    samples = [0.5, 0.625, 0.75]
-    runs = [trained((0.99, value), seed=seed) for seed, value in enumerate(samples)]
+    accuracies = [0.5, 0.625, 0.75]
+    runs = [trained((0.99, value), seed=seed) for seed, value in enumerate(accuracies)]
     (row,) = curves.accuracies(curves.epochs(results(OLD, *runs))).to_dict("records")
-    interval = stats.mean_interval(samples)
+    interval = stats.mean_interval(accuracies)
     assert row["mean_accuracy"] == pytest.approx(0.625)
     assert row["low_accuracy"] == pytest.approx(interval.low)
     assert row["high_accuracy"] == pytest.approx(interval.high)
@@ -195,14 +195,14 @@ def test_accuracy_is_over_seeds_after_the_last_epoch():
     assert (row["num_epochs"], row["num_seeds"], row["epoch_s"]) == (2, 3, 2.0)
 
 
-def test_interval_of_an_accuracy_stays_a_fraction_and_needs_two_seeds():
+def test_interval_of_an_accuracy_is_a_fraction_and_needs_two_seeds():
     one = curves.accuracies(curves.epochs(results(OLD, trained((0.5,)))))
     assert (one["low_accuracy"].isna().item(), one["high_accuracy"].isna().item()) == (True, True)
     two = curves.accuracies(curves.epochs(results(OLD, trained((0.01,)), trained((0.99,), seed=1))))
     assert (two["low_accuracy"].item(), two["high_accuracy"].item()) == (0.0, 1.0)
 
 
-def test_accuracies_keep_data_sets_and_labels_apart():
+def test_accuracies_have_a_row_per_data_set_and_label():
     runs = [trained((0.5,)), trained((0.6,), dataset="mnist"), trained((0.7,), optimizer="adam")]
     frame = curves.accuracies(curves.epochs(results(OLD, *runs)))
     assert sorted(zip(frame["dataset"], frame["mean_accuracy"], strict=True)) == [
@@ -250,11 +250,11 @@ def test_against_tutorial_has_the_published_epochs_that_were_reached():
     assert frame["num_seeds"].tolist() == [2, 2]
 
 
-# --- checks, skips and sessions ---------------------------------------------------------------------------------------
+# --- reruns, skips and sessions ---------------------------------------------------------------------------------------
 
 
-def test_check_has_equal_bits_when_there_is_no_first_difference():
-    frame = frames.checks(results(OLD, check("repeat"), check("threads", first_difference="step 0 loss")))
+def test_rerun_has_equal_bits_if_there_is_no_first_difference():
+    frame = frames.reruns(results(OLD, check("repeat"), check("threads", first_difference="step 0 loss")))
     assert frame["check"].tolist() == ["repeat", "threads"]
     assert frame["equal_bits"].tolist() == [True, False]
     assert frame["first_difference"].iloc[1] == "step 0 loss"
@@ -262,9 +262,9 @@ def test_check_has_equal_bits_when_there_is_no_first_difference():
 
 
 @pytest.mark.parametrize("sessions", [(OLD, NEW), (NEW, OLD)])
-def test_newest_check_of_a_config_wins(sessions):
-    made = {"s": check(first_difference="step 3 loss"), "new": check(session="new")}
-    frame = frames.checks(results(*sessions, *(made[one.id] for one in sessions), check(seed=1)))
+def test_newest_rerun_of_a_config_wins(sessions):
+    checks = {"s": check(first_difference="step 3 loss"), "new": check(session="new")}
+    frame = frames.reruns(results(*sessions, *(checks[one.id] for one in sessions), check(seed=1)))
     assert sorted(frame["equal_bits"]) == [True, True]
     assert sorted(frame["workload"]) == ["default", "seed=1"]
 
@@ -287,22 +287,22 @@ def test_skips_are_the_newest_sessions_by_reason():
     ]
 
 
-def test_sessions_are_newest_first_and_say_dirty():
+def test_sessions_are_newest_first_and_name_changed_source():
     dirty = replace(NEW, environment=replace(NEW.environment, dirty=True))
     frame = frames.sessions(results(OLD, dirty))
     assert frame["started_at"].tolist() == [NEW.started_at, OLD.started_at]
     assert frame["source"].tolist() == ["0123abc (dirty)", "0123abc"]
 
 
-@pytest.mark.parametrize("make", [frames.blocks, curves.epochs, frames.checks, frames.skips])
+@pytest.mark.parametrize("make", [frames.blocks, curves.epochs, frames.reruns, frames.skips])
 def test_frame_of_nothing_is_empty(make):
     assert make(results(OLD)).empty
 
 
-# --- several processes, peaks, memory -------------------------------------------------------------------------------
+# --- several processes, peaks, memory ---------------------------------------------------------------------------------
 
 
-def test_processes_of_one_run_are_one_row_whose_interval_is_over_them():
+def test_processes_of_one_run_are_one_row_with_an_interval_over_processes():
     times = [[1.0, 1.1, 5.0], [2.0, 2.1, 2.2], [3.0, 3.1, 3.2]]
     (row,) = frames.timings(frames.blocks(results(replicated(times, flags=("busy",))))).to_dict("records")
     assert (row["num_processes"], row["num_blocks"]) == (3, 9)
@@ -310,29 +310,29 @@ def test_processes_of_one_run_are_one_row_whose_interval_is_over_them():
     assert row["flagged_share"] == 1.0
 
 
-def test_a_newer_run_takes_the_place_of_all_processes_of_an_older_one():
+def test_a_newer_run_replaces_all_processes_of_an_older_one():
     old = replicated([[1.0]] * 5, run="o")
     new = replicated([[2.0]] * 2, run="n", started_at="2026-02-01T00:00:00+00:00")
     (row,) = frames.timings(frames.blocks(results(old, new))).to_dict("records")
     assert (row["num_processes"], row["median_s"]) == (2, 2e-3)
 
 
-def test_a_measurement_that_was_cut_short_does_not_take_the_place_of_a_whole_one():
+def test_an_incomplete_measurement_does_not_replace_a_complete_one():
     old = replicated([[1.0, 1.0]], run="o")
     cut = replicated([[2.0]], run="c", rounds=2, started_at="2026-02-01T00:00:00+00:00")
     assert frames.timings(frames.blocks(results(old, cut)))["median_s"].tolist() == [1e-3]
     assert frames.timings(frames.blocks(results(cut)))["median_s"].tolist() == [2e-3]
 
 
-def test_a_time_has_its_share_of_the_roof_where_the_peak_is_known():
+def test_a_time_has_its_share_of_the_hardware_limit_if_the_peak_is_known():
     peak = Peak(session="r0", device="cpu", num_threads=2, gemm_flops_per_s=1e11, copy_bytes_per_s=1e10)
     slower = replace(peak, gemm_flops_per_s=5e10)
     records = replicated([[1.0, 1.0]])
     (row,) = frames.timings(frames.blocks(results(records, peak, slower))).to_dict("records")
     assert row["roof_share"] == pytest.approx(flops("train_step", RunConfig(), 100) / 1e11 / 1e-3)
     assert math.isnan(frames.timings(frames.blocks(results(records)))["roof_share"].iloc[0])
-    (shown,) = frames.peaks(results(records, peak, slower)).to_dict("records")
-    assert (shown["product_gflops"], shown["copy_gb_per_s"]) == (100.0, 10.0)
+    (rates,) = frames.peaks(results(records, peak, slower)).to_dict("records")
+    assert (rates["product_gflops"], rates["copy_gb_per_s"]) == (100.0, 10.0)
     assert frames.peaks(results(records)).empty
 
 

@@ -1,262 +1,352 @@
-"""report.html in a browser, opened from the disk."""
+"""The files of a report from hand-made results: report.html, report.md, CSV and PNG."""
 
+import html.parser
 import re
-import shutil
-from dataclasses import replace
+from html import unescape
 
+import pandas as pd
 import pytest
 
 from mlpbench.config import RunConfig
+from mlpbench.reporting import formatting
 from mlpbench.reporting.build import build
-from mlpbench.reporting.page import write, write_page
-from mlpbench.reporting.section import ReportData
-from mlpbench.reporting.sections import history, verdicts
-from tests.strategies import ENVIRONMENT, HOSTILE_REASON, example, plan, replicated, results, session, timed
+from mlpbench.reporting.page import write as write_report
+from tests.strategies import (
+    HOSTILE_REASON,
+    OTHER_ENVIRONMENT,
+    blocks,
+    check,
+    example,
+    measurement,
+    results,
+    session,
+    skip,
+    timed,
+    trained,
+)
 
-pytestmark = pytest.mark.browser
+VOID = {"meta", "link", "br", "hr", "img", "input"}
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-UNITS = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}
+
+@pytest.fixture(autouse=True)
+def _no_step_summary(monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+def write(records, directory):
+    """Write the report of results, and return its HTML and its Markdown."""
+    directory.mkdir(exist_ok=True)
+    path = write_report(build(records, (), 0.9), directory)
+    return path.read_text(encoding="utf-8"), (directory / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"needs a Chromium on the PATH: {', '.join(names)}")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def directory(tmp_path_factory):
+    """Return the folder of a report with every section; tests only read it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-        return write(build(example(), (), 0.9), tmp_path_factory.mktemp("page")).as_uri()
+        folder = tmp_path_factory.mktemp("report")
+        write(example(), folder)
+    return folder
 
 
-class Visit:
-    """A page with everything that it said and asked for."""
-
-    def __init__(self, browser, url, size="desktop", theme="light"):
-        self.context = browser.new_context(viewport=SIZES[size], color_scheme=theme)
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(url)
-
-    def colour(self, selector: str, name: str) -> tuple[int, ...]:
-        """A colour of the first such element, as red, green, blue."""
-        style = f"getComputedStyle(document.querySelector({selector!r})).{name}"
-        return tuple(map(int, re.findall(r"\d+", self.page.evaluate(style))[:3]))
-
-    def column(self, section: str, heading: str) -> list[str]:
-        """The cells under a heading, from the top."""
-        headings = self.page.locator(f"#{section} th").all_inner_texts()
-        index = [text.strip(" ↑↓") for text in headings].index(heading)
-        return [row.locator("td").nth(index).inner_text() for row in self.page.locator(f"#{section} tbody tr").all()]
-
-    def button(self, section: str, heading: str):
-        return self.page.locator(f"#{section} th button", has_text=re.compile(f"^{re.escape(heading)}$"))
+@pytest.fixture(scope="module")
+def page(directory):
+    return (directory / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def visit(browser):
-    visits = []
-
-    def go(url, **options):
-        visits.append(Visit(browser, url, **options))
-        return visits[-1]
-
-    yield go
-    for one in visits:
-        one.context.close()
+@pytest.fixture(scope="module")
+def markdown(directory):
+    return (directory / "report.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(params=["light", "dark"])
-def theme(request):
-    return request.param
+@pytest.fixture(scope="module")
+def sections():
+    return build(example(), (), 0.9).sections
 
 
-@pytest.fixture(params=SIZES)
-def size(request):
-    return request.param
+class Elements(html.parser.HTMLParser):
+    """Hold every element with its attributes, and the text inside each `th`, `td` and `h2`; check the nesting."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("th", "td", "h2"):
+            self.texts.append((tag, ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"th", "td", "h2"} & set(self.open):
+            tag, text = self.texts[-1]
+            self.texts[-1] = (tag, text + data)
+
+    def text_of(self, name: str) -> list[str]:
+        return [text for tag, text in self.texts if tag == name]
 
 
-def num_seconds(text: str) -> float:
-    number, unit = text.split()
-    return float(number) * UNITS[unit]
+@pytest.fixture(scope="module")
+def elements(page):
+    return Elements(page)
 
 
-def overflow(page) -> int:
-    """Pixels by which the document is wider than the window."""
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_page_opens_without_an_error_and_without_the_network(visit, url, size, theme):
-    opened = visit(url, size=size, theme=theme)
-    opened.page.evaluate("document.querySelectorAll('th button').forEach(button => button.click())")
-    assert opened.complaints == []
-    assert {request.split(":")[0] for request in opened.requests} <= {"file", "data"}
-    assert [request for request in opened.requests if request.startswith("file:")] == [url]
+def test_report_has_a_file_for_each_table_and_figure(directory, sections):
+    expected = {"report.html", "report.md"}
+    expected |= {f"{section.name}.csv" for section in sections if section.frame is not None}
+    expected |= {f"{section.name}.png" for section in sections if section.figure is not None}
+    assert {path.name for path in directory.iterdir()} == expected
 
 
-def test_document_is_no_wider_than_the_window(visit, url, size):
-    assert overflow(visit(url, size=size).page) <= 0
+def test_png_files_are_pictures(directory):
+    for path in directory.glob("*.png"):
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+        assert width > 300
+        assert height > 100
 
 
-def test_long_names_do_not_widen_the_document(visit, tmp_path, monkeypatch):
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    long = RunConfig(activations=("custom_leaky_relu", "custom_sigmoid", "custom_leaky_relu"))
-    made = results(session(), timed("m", [1.0], suite="epochs"), timed("n", [1.0], suite="epochs", config=long))
-    page = visit(write(build(made, (), 0.9), tmp_path).as_uri(), size="phone").page
-    assert overflow(page) <= 0
+def test_csv_files_hold_the_numbers_in_full(directory, sections):
+    for section in sections:
+        if section.frame is None:
+            continue
+        frame = pd.read_csv(directory / f"{section.name}.csv")
+        assert list(frame.columns) == list(section.frame.columns)
+        for name in section.frame.select_dtypes("float"):
+            assert frame[name].tolist() == pytest.approx(section.frame[name].tolist(), rel=1e-15, nan_ok=True)
 
 
-def test_pages_of_verdicts_and_history_open_at_every_size(visit, tmp_path, size, theme):
-    a = [[1.0, 1.01], [1.01, 1.0], [0.99, 1.0], [1.0, 1.02]]
-    dates = [f"2026-0{month}-01T00:00:00+00:00" for month in range(1, 7)]
-    found = results(
-        plan(pairs=4, b=("hidden_sizes=512,512,512", f"commit={'0' * 40}")),
-        replicated(a, side="a", suite="ab"),
-        replicated([[1.1 * t for t in times] for times in a], side="b", suite="ab"),
-        *(
-            replicated(
-                [[level, level]], run=f"h{date}", started_at=date, environment=replace(ENVIRONMENT, commit=date[:7])
-            )
-            for date, level in zip(dates, [1.0, 1.01, 1.0, 1.3, 1.31, 1.3], strict=True)
-        ),
-    )
-    data = ReportData(results=found, target=0.9)
-    made = [*verdicts.of_plans(data).sections, *history.make(data).sections]
-    path = tmp_path / "page.html"
-    write_page("Verdicts", "1 slower", made, html=path, markdown=tmp_path / "page.md")
-    opened = visit(path.as_uri(), size=size, theme=theme)
-    assert opened.complaints == []
-    assert [url for url in opened.requests if not url.startswith("file:")] == []
-    assert overflow(opened.page) == 0
-    assert opened.page.locator("svg[role=img]").count() == 2
-    assert opened.page.locator("td", has_text=re.compile("^slower$")).count() == 1
-    assert "slower" in (tmp_path / "page.md").read_text()
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_figure_is_visible_within_the_window(visit, url, size):
-    page = visit(url, size=size).page
-    boxes = [figure.bounding_box() for figure in page.locator("figure svg[role=img]").all()]
-    assert len(boxes) == sum(section.figure is not None for section in build(example(), (), 0.9).sections)
-    for box in boxes:
-        assert box["width"] >= 250
-        assert box["height"] >= 60
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= SIZES[size]["width"]
+def test_page_needs_no_other_file_and_no_network(page, elements):
+    for tag, attributes in elements.elements:
+        assert tag not in ("img", "iframe", "object", "embed")
+        assert tag != "link" or attributes == {"rel": "icon", "href": "data:,"}
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    assert "@import" not in page
+    assert {url[:1] for url in re.findall(r"url\(\s*['\"]?([^)]*)", page)} <= {"#"}
 
 
-def test_figure_shows_its_lines_and_its_text(visit, url):
-    page = visit(url).page
-    figure = page.locator("#operations figure svg")
-    for name in ("forward", "train_step", "median time, with the range of blocks (ms)"):
-        text = figure.get_by_text(name, exact=True)
-        assert text.bounding_box()["height"] >= 6
-    assert figure.locator("path").count() > 5
+def test_every_figure_has_its_text_alternative(elements, sections):
+    labels = [a["aria-label"] for tag, a in elements.elements if tag == "svg" and a.get("role") == "img"]
+    assert labels == [section.alt for section in sections if section.figure is not None]
+    assert all(labels)
+    assert len(labels) == sum(tag == "svg" for tag, _ in elements.elements)
 
 
-def test_click_sorts_by_value_ascending_and_then_descending(visit, url):
-    opened = visit(url)
-    before = opened.column("operations", "median")
-    assert {text.split()[1] for text in before} == {"µs", "ms"}
-    in_order = sorted(before, key=num_seconds)
-    assert before != in_order != sorted(before)  # neither already sorted nor the same as sorted by text
-    button = opened.button("operations", "median")
-    button.click()
-    assert opened.column("operations", "median") == in_order
-    button.click()
-    assert opened.column("operations", "median") == in_order[::-1]
-    button.click()
-    assert opened.column("operations", "median") == in_order
+def test_text_alternative_has_the_numbers_of_the_figure(sections):
+    (operations,) = [section for section in sections if section.name == "operations"]
+    assert "forward on cpu 85.0 µs" in operations.alt
+    assert "evaluate on cpu 25.0 ms" in operations.alt
 
 
-def test_sort_keeps_rows_together_and_leaves_other_tables_alone(visit, url):
-    opened = visit(url)
-
-    def rows(section):
-        return [row.inner_text() for row in opened.page.locator(f"#{section} tbody tr").all()]
-
-    before, others = rows("operations"), rows("batch-sizes")
-    opened.button("operations", "samples/s").click()
-    assert rows("operations") != before
-    assert sorted(rows("operations")) == sorted(before)
-    assert rows("batch-sizes") == others
+def test_every_table_is_there_with_its_headings_and_cells(elements, sections):
+    tables = [formatting.table(section.frame) for section in sections if section.frame is not None]
+    assert elements.text_of("th") == [name for content in tables for name in content.headings]
+    assert elements.text_of("td") == [cell.text for content in tables for row in content.rows for cell in row]
 
 
-def test_numbers_with_separators_and_words_sort_too(visit, url):
-    opened = visit(url)
-    opened.button("batch-sizes", "batch size").click()
-    assert opened.column("batch-sizes", "batch size") == ["1", "100", "10,000"]
-    opened.button("operations", "operation").click()
-    names = opened.column("operations", "operation")
-    assert names == sorted(names)
+def test_columns_that_need_an_explanation_have_it_as_a_tooltip(elements, sections):
+    tables = [formatting.table(section.frame) for section in sections if section.frame is not None]
+    tooltips = [attributes.get("title", "") for tag, attributes in elements.elements if tag == "th"]
+    assert tooltips == [column.help for content in tables for column in content.columns]
+    assert "share of the blocks during which something else ran" in tooltips
 
 
-def test_missing_value_sorts_after_every_number(visit, url):
-    opened = visit(url)
-    opened.button("determinism", "max abs difference").click()
-    assert opened.column("determinism", "max abs difference") == ["1.5e-08", "–"]
+def test_every_section_has_its_title_and_its_anchor(elements, sections):
+    assert elements.text_of("h2") == [section.title for section in sections]
+    ids = [attributes["id"] for _, attributes in elements.elements if "id" in attributes]
+    anchors = [attributes["href"][1:] for tag, attributes in elements.elements if tag == "a"]
+    assert anchors == [section.name for section in sections]
+    assert set(anchors) <= set(ids)
 
 
-def test_heading_says_how_its_column_is_sorted_and_the_others_do_not(visit, url):
-    opened = visit(url)
-    opened.button("operations", "low").click()
-    opened.button("operations", "median").click()
-    sorts = [th.get_attribute("aria-sort") for th in opened.page.locator("#operations th").all()]
-    assert [sort for sort in sorts if sort] == ["ascending"]
-    assert opened.button("operations", "median").locator("..").get_attribute("aria-sort") == "ascending"
+def test_every_reference_within_the_page_has_one_target(page, elements):
+    ids = [attributes["id"] for _, attributes in elements.elements if "id" in attributes]
+    references = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', page))
+    assert len(references) > 20
+    assert {ids.count(name) for name in references} == {1}
 
 
-@pytest.mark.parametrize("key", ["Enter", "Space"])
-def test_keyboard_sorts(visit, url, key):
-    opened = visit(url)
-    in_order = sorted(opened.column("operations", "median"), key=num_seconds)
-    button = opened.button("operations", "median")
-    button.focus()
-    opened.page.keyboard.press(key)
-    assert opened.column("operations", "median") == in_order
-    assert button.evaluate("element => element === document.activeElement")
+def test_text_is_escaped(page, elements):
+    assert HOSTILE_REASON in elements.text_of("td")
+    assert "<b>" not in page
+    assert "&lt;b&gt;none&lt;/b&gt; &amp;" in page
 
 
-def test_tab_reaches_the_headings_and_shows_where_it_is(visit, url):
-    opened = visit(url)
-    opened.page.locator("#operations .scroll").focus()
-    opened.page.keyboard.press("Tab")
-    reached = opened.page.evaluate("document.activeElement.textContent")
-    outline = opened.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert (reached, outline) == ("operation", "solid")
+def test_label_in_a_figure_and_its_alternative_is_escaped(tmp_path):
+    text = '<i>"&'
+    page, _ = write(results(session(), trained((0.5,), optimizer=text)), tmp_path)
+    labels = [attributes.get("aria-label") for tag, attributes in Elements(page).elements if tag == "svg"]
+    assert any(text in label for label in labels)
+    assert "<i>" not in page
 
 
-def test_themes_change_the_paper_and_the_ink_of_figures(visit, url):
-    light, dark = visit(url, theme="light"), visit(url, theme="dark")
-    assert min(light.colour("body", "backgroundColor")) > 200
-    assert max(dark.colour("body", "backgroundColor")) < 60
-    for selector in ("figure svg text", "body"):
-        name = "fill" if "svg" in selector else "color"
-        assert max(light.colour(selector, name)) < 60
-        assert min(dark.colour(selector, name)) > 200
+def test_figures_take_the_pages_colours(page):
+    svg = page[page.index("<svg") : page.rindex("</svg>")]
+    assert "var(--ink)" in svg
+    assert "var(--line)" in svg
+    assert "#1b1d21" not in svg
 
 
-def test_hostile_text_is_shown_and_not_run(visit, url):
-    page = visit(url).page
-    assert page.locator("#skipped td").first.inner_text() == HOSTILE_REASON
-    assert page.locator("#skipped b").count() == 0
+def test_page_names_the_commands_that_measure_again(page):
+    for command in ("pytest bench/ --preset quick", "mlpbench study --preset quick"):
+        assert f"<code>{command}</code>" in page
+
+
+def test_same_results_give_the_same_bytes(tmp_path, directory):
+    write(example(), tmp_path / "again")
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (directory / name).read_bytes()
+
+
+# --- the text ---------------------------------------------------------------------------------------------------------
+
+
+def cells(line: str) -> list[str]:
+    """Return the cells of a line of a Markdown table: the texts between pipes that are not escaped."""
+    assert line.startswith("| ")
+    assert line.endswith(" |")
+    return [unescape(part.strip().replace(r"\|", "|")) for part in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def tables_of(markdown: str) -> list[list[list[str]]]:
+    """Return the cells of every table: lines that begin with a pipe, after a blank line."""
+    tables = []
+    for paragraph in re.split(r"\n\s*\n", markdown):
+        lines = paragraph.strip("\n").split("\n")
+        if any(line.startswith("|") for line in lines):
+            tables.append([cells(line) for line in lines])
+    return tables
+
+
+def test_markdown_tables_are_well_formed_and_hold_every_cell(markdown, sections):
+    expected = [formatting.table(section.frame) for section in sections if section.frame is not None]
+    tables = tables_of(markdown)
+    assert len(tables) == len(expected)
+    for (heading, rule, *rows), content in zip(tables, expected, strict=True):
+        assert heading == list(content.headings)
+        assert rule == ["---"] * len(content.columns)
+        assert rows == [[cell.text for cell in row] for row in content.rows]
+
+
+def test_markdown_explains_each_column_once(markdown):
+    assert markdown.count("Meaning of the columns:") == 1
+    for name in ("disturbed blocks", "warm-up stable?", "confidence", "first difference"):
+        assert markdown.count(f"\n- **{name}**: ") == 1
+
+
+def test_markdown_points_to_the_figures_beside_it(markdown, directory, sections):
+    names = re.findall(r"!\[.+\]\((.+)\)", markdown)
+    assert names == [f"{section.name}.png" for section in sections if section.figure is not None]
+    assert all((directory / name).is_file() for name in names)
+
+
+def test_text_of_several_lines_stays_in_its_cell(tmp_path):
+    _, markdown = write(results(session(), skip("first\nsecond")), tmp_path)
+    assert {len(row) for row in tables_of(markdown)[0]} == {3}
+
+
+def test_step_summary_gets_the_text_appended_without_figures(tmp_path, monkeypatch):
+    target = tmp_path / "summary.md"
+    target.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
+    _, markdown = write(results(session(), timed("m", [1.0])), tmp_path / "report")
+    appended = target.read_text(encoding="utf-8").removeprefix("before\n")
+    assert "![" in markdown
+    assert "![" not in appended
+    assert tables_of(appended) == tables_of(markdown)
+    assert "# mlpbench report" in appended
+
+
+# --- hostile and missing text -----------------------------------------------------------------------------------------
+
+
+def test_markdown_text_cannot_be_taken_for_tags(markdown):
+    assert "<b>" in HOSTILE_REASON
+    assert "<b>" not in markdown
+
+
+def test_skips_appear_with_their_reasons(markdown, elements):
+    assert "## Skipped" in markdown
+    assert any([HOSTILE_REASON, "1", "train_step"] in table for table in tables_of(markdown))
+    assert HOSTILE_REASON in elements.text_of("td")
+
+
+FEW = {
+    "one session": [],
+    "one training run": [trained((0.5, 0.95))],
+    "one epoch": [trained((0.5,))],
+    "no seed at the target": [trained((0.5,), seed=0), trained((0.4,), seed=1)],
+    "diverged training": [trained((0.1, 0.1), diverged=True)],
+    "the tutorial alone": [trained((0.5,) * 133, dataset="mnist")],
+    **{
+        suite: timed("m", [1.0], suite=suite)
+        for suite in (
+            "operations",
+            "epochs",
+            "activations",
+            "optimizers",
+            "batch_sizes",
+            "widths",
+            "time",
+            "unheard_of",
+        )
+    },
+    "interleaved, one round": [
+        *timed("m", [1.0], suite="time", group="g"),
+        *timed("n", [1.0], suite="time", group="g", config=RunConfig(seed=1)),
+    ],
+    "interleaved, killed in a round": [
+        measurement("m", suite="time", group="g"),
+        measurement("n", suite="time", group="g", config=RunConfig(seed=1)),
+        *blocks("m", [1.0]),
+    ],
+    "measurement without blocks": [measurement("m")],
+    "evaluate alone": timed("m", [1.0], operation="evaluate"),
+    "two devices": [*timed("m", [1.0]), *timed("n", [0.5], config=RunConfig(device="cuda"))],
+    "reruns": [check(), check("threads", first_difference="step 0 loss")],
+    "skips": [skip("no CUDA device")],
+    "two machines": [
+        session("t", environment=OTHER_ENVIRONMENT),
+        *(timed("m", [1.0]) + timed("n", [1.0], session="t")),
+        *(trained((0.5,), session=name) for name in ("s", "t")),
+        *(check(session=name) for name in ("s", "t")),
+    ],
+}
+
+
+@pytest.mark.parametrize("records", FEW.values(), ids=FEW)
+def test_report_of_few_results_is_whole(tmp_path, records):
+    few = results(session(), records)
+    report = build(few, (), 0.9)
+    sections = report.sections
+    page = write_report(report, tmp_path).read_text(encoding="utf-8")
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert Elements(page).text_of("h2") == [section.title for section in sections]
+    assert len(tables_of(markdown)) == sum(section.frame is not None for section in sections)
+
+
+def test_text_that_utf8_cannot_hold_does_not_stop_the_report(tmp_path):
+    path_of_bytes = b"no file \xff".decode(errors="surrogateescape")
+    page, _ = write(results(session(), skip(path_of_bytes)), tmp_path)
+    assert "no file" in page

@@ -1,4 +1,4 @@
-"""The report's page on reproducibility, of hand-made certificates."""
+"""The sections on reproducibility, from hand-made certificates."""
 
 from dataclasses import replace
 
@@ -27,18 +27,19 @@ def facts(certificates):
     return list(part(certificates).facts)
 
 
-def made():
+def examples():
+    """Return certificates of two arithmetics; those of PyTorch diverge with one thread."""
     return [
         *(certificate(**how) for how in ({}, {}, {"num_threads": 1}, {"torch": "2.15.0"})),
-        *(certificate(**EAGER, **how) for how in ({}, {}, {"num_threads": 1, "parted": "step 1 loss"})),
+        *(certificate(**EAGER, **how) for how in ({}, {}, {"num_threads": 1, "first_difference": "step 1 loss"})),
     ]
 
 
 def by_name():
-    return {section.name: section for section in sections(made())}
+    return {section.name: section for section in sections(examples())}
 
 
-def test_without_certificates_there_is_nothing_to_say():
+def test_without_certificates_there_is_no_section_and_no_fact():
     assert sections([]) == []
     assert facts([]) == []
 
@@ -48,29 +49,31 @@ def test_levels_are_claimed_as_far_as_they_were_verified():
     claimed = frame[frame["is_claimed"]].groupby("run")["level"].agg(list).to_dict()
     assert claimed == {"PyTorch, sgd on digits": ["L1"], "portable/1, sgd on digits": ["L1", "L2"]}
     verdicts = frame.set_index(["run", "level"])["verdict"]
-    assert verdicts["portable/1, sgd on digits", "L4"] == "verified"  # but not claimed: L3 was not tried
+    # L4 is not claimed, because L3 was not tried.
+    assert verdicts["portable/1, sgd on digits", "L4"] == "verified"
     assert verdicts["PyTorch, sgd on digits", "L2"] == "diverged"
     assert verdicts["PyTorch, sgd on digits", "L7"] == "not tried"
     (stage,) = set(frame["first_difference"]) - {""}
     assert stage == "step 1 loss"
 
 
-def test_the_matrix_has_every_pair_of_places():
-    portable = next(s for s in sections(made()) if s.title == "Pairwise comparison: portable/1, sgd on digits")
+def test_the_matrix_has_every_pair_of_environments():
+    portable = next(s for s in sections(examples()) if s.title == "Pairwise comparison: portable/1, sgd on digits")
     assert portable.frame["place"].tolist() == [
         "2 threads, torch 2.11.0", "1 thread, torch 2.11.0", "2 threads, torch 2.15.0"]  # fmt: skip
     assert portable.frame[["with_1", "with_2", "with_3"]].to_numpy().tolist() == [
         ["=", "=", "="], ["=", "", "="], ["=", "=", ""]]  # fmt: skip
     words = [text.get_text() for text in portable.figure.axes[0].texts]
-    assert words.count("=") == 7  # three pairs, both ways, and the place with two certificates
-    eager = next(s for s in sections(made()) if s.title == "Pairwise comparison: PyTorch, sgd on digits")
+    # Three pairs, both ways, and the environment with two certificates.
+    assert words.count("=") == 7
+    eager = next(s for s in sections(examples()) if s.title == "Pairwise comparison: PyTorch, sgd on digits")
     assert [text.get_text() for text in eager.figure.axes[0].texts].count("step 1") == 2
     assert eager.frame["with_2"].tolist() == ["step 1 loss", ""]
-    assert eager.alt == "PyTorch, sgd on digits: 0 of 1 pairs of places have equal bits."
+    assert eager.alt == "PyTorch, sgd on digits: 0 of 1 pairs of environments have equal bits."
 
 
-def test_drift_is_that_of_the_values(request):
-    drift = next(section for section in sections(made()) if section.name.startswith("reproducibility-drift"))
+def test_drift_is_that_of_the_sampled_values():
+    drift = next(section for section in sections(examples()) if section.name.startswith("reproducibility-drift"))
     (row,) = drift.frame.to_dict("records")
     assert (row["place"], row["step"]) == ("1 thread", 1)
     assert row["relative_norm"] == pytest.approx(1e-8 / 5**0.5)
@@ -80,8 +83,8 @@ def test_drift_is_that_of_the_values(request):
 def test_accuracies_of_runs_of_different_length_are_not_compared():
     one = certificate(**EAGER)
     longer = replace(one, num_steps=3, steps=(*one.steps, f"{'0' * 16} {'0' * 12} {'0' * 8}"))
-    made = [longer, certificate(**EAGER, num_threads=1, parted="step 1 loss")]
-    drift = next(section for section in sections(made) if section.name.startswith("reproducibility-drift"))
+    certificates = [longer, certificate(**EAGER, num_threads=1, first_difference="step 1 loss")]
+    drift = next(section for section in sections(certificates) if section.name.startswith("reproducibility-drift"))
     assert drift.frame["test_accuracy"].isna().all()
 
 
@@ -93,44 +96,51 @@ def test_accuracies_of_runs_of_different_length_are_not_compared():
         ({"cpu_model": "Other CPU"}, ["example-cpu-2cpu", "other-cpu-2cpu"]),
     ],
 )
-def test_a_processor_is_named_only_where_it_tells_places_apart(changes, names):
+def test_a_processor_is_named_only_if_it_distinguishes_environments(changes, names):
     matrix = next(section for section in sections([certificate(), certificate(**changes)]) if section.figure)
     assert matrix.frame["place"].tolist() == names
 
 
-def test_places_without_a_difference_drift_nowhere():
-    assert not [s for s in sections(made()[:4]) if "drift" in s.name]
+def test_drift_is_measured_if_the_first_environment_has_many_certificates():
+    equal = [certificate(**EAGER, created_at=f"2026-01-{day:02}T00:00:00+00:00") for day in range(1, 6)]
+    other = certificate(**EAGER, num_threads=1, first_difference="step 1 loss", created_at="2026-02-01T00:00:00+00:00")
+    (drift,) = (s for s in sections([*equal, other]) if s.name.startswith("reproducibility-drift"))
+    assert drift.frame["place"].tolist() == ["1 thread"]
 
 
-def test_one_place_has_no_matrix():
+def test_equal_environments_have_no_drift():
+    assert not [s for s in sections(examples()[:4]) if "drift" in s.name]
+
+
+def test_one_environment_has_no_matrix():
     assert [section.name for section in sections([certificate(), certificate()])] == ["reproducibility"]
 
 
 def test_facts_say_how_far_each_arithmetic_was_verified():
-    assert [(fact.name, fact.value) for fact in facts(made())] == [
+    assert [(fact.name, fact.value) for fact in facts(examples())] == [
         ("Same bits, portable/1", "L2"), ("Same bits, PyTorch", "L1")]  # fmt: skip
     assert facts([certificate()])[0].value == "L0"
 
 
-def test_many_certificates_of_one_place_are_compared_as_a_few():
+def test_of_many_equal_certificates_only_a_few_are_compared():
     frame = sections([certificate(created_at=f"2026-01-{day:02}T00:00:00+00:00") for day in range(1, 29)])[0].frame
     assert frame["num_equal_pairs"].max() == 1
 
 
 def test_an_older_certificate_that_differs_is_not_forgotten():
-    made = [certificate(parted="step 1 loss")] + [
+    certificates = [certificate(first_difference="step 1 loss")] + [
         certificate(created_at=f"2026-01-{day:02}T00:00:00+00:00") for day in range(2, 9)
     ]
-    assert facts(made)[0].value == "L0"
+    assert facts(certificates)[0].value == "L0"
 
 
 def test_a_run_that_diverged_is_not_hidden_by_one_that_did_not():
     equal = [certificate(), certificate(), certificate()]
     assert facts(equal)[0].value == "L1"
-    assert facts([*equal, certificate(seed=1), certificate(seed=1, parted="step 0 loss")])[0].value == "L0"
+    assert facts([*equal, certificate(seed=1), certificate(seed=1, first_difference="step 0 loss")])[0].value == "L0"
 
 
-def test_what_an_emulator_shows_is_called_so():
+def test_a_level_that_only_an_emulator_confirms_says_so():
     x86 = [certificate(), certificate(), certificate(num_threads=1), certificate(cpu_capability="AVX512"),
            certificate(torch="2.15.0")]  # fmt: skip
     emulated = certificate(architecture="aarch64", cpu_model="QEMU Neoverse N1")
@@ -139,17 +149,17 @@ def test_what_an_emulator_shows_is_called_so():
     assert facts([*x86, silicon])[0].note.startswith("x86 and ARM; ")
 
 
-def test_the_report_has_the_page_and_tells_damaged_certificates(tmp_path, monkeypatch, capsys):
+def test_the_report_has_the_sections_and_refuses_damaged_certificates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for record in example().records():
         append(tmp_path / "results" / "m" / "2026-01-01-c.jsonl", record)
-    for one in made():
+    for one in examples():
         files.write(files.place(tmp_path / "results", one), one)
     assert main(["report"]) == 0
     page = (tmp_path / "results" / "report" / "report.html").read_text(encoding="utf-8")
     assert "Reproducibility levels" in page
     assert "Same bits, portable/1" in page
     assert "step 1 loss" in capsys.readouterr().out
-    (files.place(tmp_path / "results", made()[0]).parent / "bad.json").write_text("{}")
+    (files.place(tmp_path / "results", examples()[0]).parent / "bad.json").write_text("{}")
     assert main(["report"]) == 2
     assert "bad.json is not a certificate" in capsys.readouterr().err

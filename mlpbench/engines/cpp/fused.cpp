@@ -1,7 +1,7 @@
 // Training in float32 in few passes over memory. fused.py owns all memory, and calls the functions at the end.
 //
-// A number is the sum of its terms in their order, whatever the vectors, the blocks or the threads: each has one
-// accumulator. So the bits depend on none of them, but on whether the processor can fuse a multiply-add.
+// Each sum has one accumulator, and takes its terms in their order. So the bits do not depend on the length of vectors,
+// the size of blocks or the number of threads. They depend on whether the processor can fuse a multiply-add.
 
 #include "fused_products.h"
 
@@ -9,19 +9,24 @@ namespace {
 
 // --- the network; fused.py has the same structures ---
 
+// m and v belong to the optimizer. The gradient is stored if its pointer is not null.
 struct Parameter {
-  float *at, *m, *v, *gradient;  // m and v are the optimizer's; the gradient is kept where it is not null
+  float *at, *m, *v, *gradient;
 };
 
-// Rows are `stride` numbers apart, whole vectors. What is beyond num_out is read only for what is beyond it, too.
+// Rows are `stride` numbers apart, which are whole vectors. Numbers beyond num_out are read, but only numbers beyond
+// num_out depend on them.
 struct Layer {
   Int num_in, num_out, stride, in_stride;
   Activation activation;
-  Parameter weight, bias;  // weight: num_in rows, of each input the outputs
-  float* rows;             // the same by outputs, `in_stride` apart; null in layer 0
-  float *z, *a, *d, *g;    // by samples: output (kept where it is not null), activation, derivative, gradient by z
-  const float** inputs;     // the rows that the layer takes, one of each sample
-  const float** gradients;  // the rows of g
+  // The weight has num_in rows: for each input the weights of all outputs.
+  Parameter weight, bias;
+  // A copy of the weight by outputs, in rows `in_stride` apart; null in layer 0.
+  float* rows;
+  // A row for each sample: output (stored if its pointer is not null), activation, derivative, gradient by z.
+  float *z, *a, *d, *g;
+  // The row that the layer takes from each sample, and the rows of g.
+  const float **inputs, **gradients;
 };
 
 struct Outcome {
@@ -32,35 +37,37 @@ struct Outcome {
 struct Network {
   Layer* layers;
   Int num_layers, num_threads;
-  double* losses;  // of each sample
-  Int* hits;       // whether its class was found
-  float* partial;  // for each thread, the sums of kBlockTiles tiles
-  Optimizer optimizer;
-  double lr, momentum, decay, power1, power2;
+  // For each sample its loss, and 1 if its largest logit is that of its label.
+  double* losses;
+  Int* hits;
+  // For each thread, memory for the sums of kBlockTiles tiles.
+  float* partial;
+  OptimizerSettings optimizer;
 
-  Int useful_threads(Int num_samples) const {  // each should have some 10 us of a step: waiting for the others takes 1
+  // Each thread should have about 10 us of a step, because waiting for the others takes 1 us.
+  Int useful_threads(Int num_samples) const {
     Int num_weights = 0;
     for (Int k = 0; k < num_layers; ++k) num_weights += layers[k].num_in * layers[k].num_out;
     return std::clamp<Int>(num_samples * num_weights / 300'000, 1, num_threads);
   }
 };
 
-// How a parameter follows from its gradient, as torch.optim has it.
+// How a parameter follows from its gradient, as in torch.optim.
 struct Rule {
-  Optimizer optimizer;
+  Optimizer kind;
   float lr, mu, decay, shrink, rate, root;
 
-  explicit Rule(const Network& net)
-      : optimizer(net.optimizer), lr(static_cast<float>(net.lr)), mu(static_cast<float>(net.momentum)),
-        decay(static_cast<float>(net.decay)), shrink(static_cast<float>(1.0 - net.lr * net.decay)),
-        rate(static_cast<float>(net.lr / (1.0 - net.power1))), root(static_cast<float>(std::sqrt(1.0 - net.power2))) {}
+  explicit Rule(const OptimizerSettings& of)
+      : kind(of.kind), lr(static_cast<float>(of.lr)), mu(static_cast<float>(of.momentum)),
+        decay(static_cast<float>(of.decay)), shrink(static_cast<float>(1.0 - of.lr * of.decay)),
+        rate(static_cast<float>(of.lr / (1.0 - of.power1))), root(static_cast<float>(std::sqrt(1.0 - of.power2))) {}
 
-  // New values of vectors of parameters, from their gradients.
+  // Update vectors of a parameter, from `at` on, by their gradients.
   template <int V>
   void apply(const Parameter& parameter, Int at, const Vector (&gradients)[V]) const {
     if (parameter.gradient)
       for (int v = 0; v < V; ++v) store(parameter.gradient + at + v * kLanes, gradients[v]);
-    switch (optimizer) {
+    switch (kind) {
       case kSgd: return apply_as<kSgd>(parameter, at, gradients);
       case kMomentum: return apply_as<kMomentum>(parameter, at, gradients);
       case kNesterov: return apply_as<kNesterov>(parameter, at, gradients);
@@ -74,17 +81,18 @@ struct Rule {
     for (Vector g : gradients) {
       Vector p = load(parameter.at + at);
       if constexpr (kKind == kAdamw) p = p * shrink;
-      else g = multiply_add(all(decay), p, g);
+      else g = multiply_add(broadcast(decay), p, g);
       if constexpr (kKind == kSgd) {
-        p = multiply_add(all(-lr), g, p);
+        p = multiply_add(broadcast(-lr), g, p);
       } else if constexpr (kKind == kMomentum || kKind == kNesterov) {
-        const Vector m = multiply_add(all(mu), load(parameter.m + at), g);
+        const Vector m = multiply_add(broadcast(mu), load(parameter.m + at), g);
         store(parameter.m + at, m);
-        p = multiply_add(all(-lr), kKind == kNesterov ? multiply_add(all(mu), m, g) : m, p);
+        p = multiply_add(broadcast(-lr), kKind == kNesterov ? multiply_add(broadcast(mu), m, g) : m, p);
       } else {
-        const Vector old = load(parameter.m + at), m = multiply_add(g - old, all(0.1f), old);
-        const Vector v = multiply_add(g * g, all(0.001f), load(parameter.v + at) * 0.999f);
-        store(parameter.m + at, m), store(parameter.v + at, v);
+        const Vector old = load(parameter.m + at), m = multiply_add(g - old, broadcast(0.1f), old);
+        const Vector v = multiply_add(g * g, broadcast(0.001f), load(parameter.v + at) * 0.999f);
+        store(parameter.m + at, m);
+        store(parameter.v + at, v);
         Vector s{};
         for (int i = 0; i < kLanes; ++i) s[i] = std::sqrt(v[i]);
         p = p - rate * m / (s / root + 1e-8f);
@@ -97,10 +105,12 @@ struct Rule {
 
 // --- a step ---
 
+// `labels` are those of all samples, or null. `order` has the samples of this batch; null: the first ones. `logits` are
+// written if the pointer is not null.
 struct Batch {
-  const Int *labels, *order;  // labels of all samples (null: there are none), and which samples these are
+  const Int *labels, *order;
   Int size;
-  float* logits;  // null: not asked for
+  float* logits;
 
   Int sample(Int i) const { return order ? order[i] : i; }
 };
@@ -117,19 +127,21 @@ struct Worker {
         const Vector z = sum + load(layer.bias.at + column);
         Vector a{}, d{};
         activate(layer.activation, z, a, d);
-        store(layer.a + at, a), store(layer.d + at, d);
+        store(layer.a + at, a);
+        store(layer.d + at, d);
         if (layer.z) store(layer.z + at, z);
         column += kLanes;
       }
     };
     multiply<false>(share(thread, num_samples, layer.stride / kLanes), layer.inputs, layer.num_in, layer.weight.at,
-                    layer.stride, partial, nothing, finish);
+                    layer.stride, partial, no_preparation, finish);
   }
 
-  // The last layer's output in whole rows; and where there are labels, losses and gradients.
+  // Compute the last layer's output in whole rows and, if there are labels, losses and gradients.
   void output(const Layer& layer, const Batch& batch) const {
     const Range own = part(batch.size, thread.index, thread.count);
-    if (batch.labels)  // which are all over memory
+    // The labels are scattered over memory.
+    if (batch.labels)
       for (Int i = own.begin; i < own.end; ++i) __builtin_prefetch(batch.labels + batch.sample(i));
     const auto finish = [&](Int i, Int column, const auto& sums) {
       for (const Vector sum : sums) {
@@ -138,7 +150,7 @@ struct Worker {
       }
     };
     multiply<false>({own, {0, layer.stride / kLanes}, true}, layer.inputs, layer.num_in, layer.weight.at, layer.stride,
-                    partial, nothing, finish);
+                    partial, no_preparation, finish);
     const Int n = layer.num_out;
     for (Int i = own.begin; i < own.end; ++i) {
       const float* z = layer.a + i * layer.stride;
@@ -147,7 +159,7 @@ struct Worker {
     }
   }
 
-  // A sample's loss, whether the largest logit is its label's, and the gradient of the batch's mean by the logits.
+  // Compute a sample's loss, if its largest logit is that of its label, and the gradient of the batch's mean loss.
   void cross_entropy(const Layer& layer, Int i, Int label, Int num_samples) const {
     const Int n = layer.num_out;
     const float* z = layer.a + i * layer.stride;
@@ -162,7 +174,7 @@ struct Worker {
     net.hits[i] = best == label;
   }
 
-  // From the gradient by a layer's output, that by the output of the layer below.
+  // Compute the gradient by the output of the layer below, from the gradient by a layer's output.
   void backward(const Layer& layer, const Layer& below, Int num_samples) const {
     const auto finish = [&](Int i, Int column, const auto& sums) {
       Int at = i * below.stride + column;
@@ -172,17 +184,17 @@ struct Worker {
       }
     };
     multiply<false>(share(thread, num_samples, below.stride / kLanes), layer.gradients, layer.num_out, layer.rows,
-                    layer.in_stride, partial, nothing, finish);
+                    layer.in_stride, partial, no_preparation, finish);
   }
 
-  // The gradient by a layer's parameters, and at once the new parameters.
+  // Compute the gradient by a layer's parameters, and immediately the new parameters.
   void update(const Layer& layer, Int num_samples) const {
     const Share own = share(thread, layer.num_in, layer.stride / kLanes);
-    const Rule rule(net);
+    const Rule rule(net.optimizer);
     const auto finish = [&](Int i, Int column, const auto& sums) {
       rule.apply(layer.weight, i * layer.stride + column, sums);
     };
-    // What is going to be changed is far away: in the second cache, or even in that of another core.
+    // The weights to change are far away: in the second-level cache, or even in that of another core.
     const auto fetch = [&](Int i, Int column) { __builtin_prefetch(layer.weight.at + i * layer.stride + column, 1); };
     multiply<true>(own, layer.inputs, num_samples, layer.g, layer.stride, partial, fetch, finish);
     if (layer.rows) copy_by_outputs(layer, own);
@@ -213,16 +225,23 @@ struct Worker {
 
   void step(const Batch& batch) const {
     const Int last = net.num_layers - 1;
-    // Images are all over memory. Their beginnings are asked for at once; the rest, the processor foresees. (Not in a
-    // function of its own: GCC leaves out one that only fetches.)
+    // Images are scattered over memory. Their beginnings are requested here; the processor predicts the rest. This is
+    // not a function, because GCC leaves out a function that only fetches.
     constexpr Int kLine = 64 / sizeof(float);
     for (Int i = 0; i < batch.size; ++i)
       for (Int k = 0; k < std::min(net.layers[0].num_in, 8 * kLine); k += kLine)
         __builtin_prefetch(net.layers[0].inputs[i] + k);
-    for (Int k = 0; k < last; ++k) forward(net.layers[k], batch.size), thread.wait();
-    output(net.layers[last], batch), thread.wait();
+    for (Int k = 0; k < last; ++k) {
+      forward(net.layers[k], batch.size);
+      thread.wait();
+    }
+    output(net.layers[last], batch);
+    thread.wait();
     if (!batch.labels) return;
-    for (Int k = last; k > 0; --k) backward(net.layers[k], net.layers[k - 1], batch.size), thread.wait();
+    for (Int k = last; k > 0; --k) {
+      backward(net.layers[k], net.layers[k - 1], batch.size);
+      thread.wait();
+    }
     for (Int k = 0; k <= last; ++k) update(net.layers[k], batch.size);
     thread.wait();
   }
@@ -230,12 +249,19 @@ struct Worker {
 
 }  // namespace
 
+EXPORT_SIZE(Parameter)
+EXPORT_SIZE(Layer)
+EXPORT_SIZE(Outcome)
+EXPORT_SIZE(Network)
+
 extern "C" {
 Int fused_lanes() { return kLanes; }
-Int fused_partial() { return kBlockTiles * kRows * kVectors * kLanes; }  // numbers that each thread needs room for
 
-// 0 if every sample of the order can be used; else n where the n-th cannot, counted from 1: it is none of num_images, or
-// its label none of the classes.
+// Return how many numbers of `partial` each thread needs.
+Int fused_partial() { return kBlockTiles * kRows * kVectors * kLanes; }
+
+// Return 0 if every sample of the order can be used. Else return the position, counted from 1, of the first sample that
+// is not one of num_images, or whose label is not a class.
 Int fused_refused(const Network* net, Int num_images, const Int* labels, const Int* order, Int num_samples) {
   const Int num_classes = net->layers[net->num_layers - 1].num_out;
   for (Int n = 0; n < num_samples; ++n) {
@@ -245,7 +271,7 @@ Int fused_refused(const Network* net, Int num_images, const Int* labels, const I
   return 0;
 }
 
-// 0 if all of n numbers are finite; else where the first is that is not, counted from 1.
+// Return 0 if all n numbers are finite. Else return the position, counted from 1, of the first that is not.
 Int fused_not_finite(const float* x, Int n) {
   constexpr Int kBlock = 1024;
   for (Int begin = 0; begin < n; begin += kBlock) {
@@ -258,7 +284,7 @@ Int fused_not_finite(const float* x, Int n) {
   return 0;
 }
 
-// Steps on one batch of the order after the other (null: all in turn). Without labels, only the logits.
+// Do a step on each batch of the order; null: all samples as they are. Without labels, compute only the logits.
 void fused_run(Network* net, const float* x, const Int* labels, const Int* order, Int num_samples, Int batch_size,
                float* logits, Outcome* outcome) {
   const Layer &first = net->layers[0], &last = net->layers[net->num_layers - 1];
@@ -271,14 +297,18 @@ void fused_run(Network* net, const float* x, const Int* labels, const Int* order
                         logits ? logits + begin * last.num_out : nullptr};
       if (thread.index == 0) {
         for (Int i = 0; i < size; ++i) first.inputs[i] = x + (order ? order[begin + i] : begin + i) * first.num_in;
-        if (labels) net->power1 *= 0.9, net->power2 *= 0.999;
+        if (labels) net->optimizer.count_step();
       }
       thread.wait();
       worker.step(batch);
       if (thread.index > 0 || !labels) continue;
       double sum = 0.0;
-      for (Int i = 0; i < size; ++i) sum += net->losses[i], outcome->num_correct += net->hits[i];
-      outcome->loss_sum += sum, outcome->last_loss = sum / static_cast<double>(size);
+      for (Int i = 0; i < size; ++i) {
+        sum += net->losses[i];
+        outcome->num_correct += net->hits[i];
+      }
+      outcome->loss_sum += sum;
+      outcome->last_loss = sum / static_cast<double>(size);
     }
   });
 }

@@ -1,13 +1,15 @@
-"""fused: float32 training in C++, for the CPU; a step is a few products with everything else in their last stores.
+"""Define engine fused: float32 training in C++, for the CPU.
 
-`fused.cpp` is compiled at first use: see native.py. Its results depend on neither the number of threads nor the blocks
-of its products. The model's weights are moved into memory of its own layout, and stay the model's.
+A step is a few products; everything else happens when their results are stored. `fused.cpp` is compiled at first use:
+see library.py. Its results depend neither on the thread count nor on the blocks of its products. The model's weights
+are moved into memory with another layout, and stay the model's.
 
 Shapes: N samples, B batch, D features, C classes.
 """
 
 import ctypes
 import functools
+import itertools
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
 from mlpbench.engines.argument_checks import supported
-from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, fields, give_threads
+from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, OptimizerSettings, fields, give_threads
 from mlpbench.engines.engine import Engine, Progress, stages
 from mlpbench.errors import InputError
 from mlpbench.workload.activations import by_name
@@ -28,12 +30,17 @@ LIBRARY = Library(
     instead="engine=manual is the fastest without it",
 )
 
-_CODES = LIBRARY.enumeration("Activation", "fused_vectors.h")
+_CODES = LIBRARY.enumeration("Activation")
 _NO_ACTIVATION = _CODES.pop("none")
 ACTIVATIONS = by_name(_CODES)
-OPTIMIZERS = LIBRARY.enumeration("Optimizer", "fused_vectors.h")
+OPTIMIZERS = LIBRARY.enumeration("Optimizer")
 
-_EVALUATED = 1000  # samples at a time
+_EVALUATION_BATCH = 1000
+"""How many samples `logits` computes at a time."""
+
+_OPTIMIZER_BUFFERS = ("m", "v")
+
+# --- mirrors of the structures in fused.cpp; the sizes are compared when the library is loaded
 
 
 class _Parameter(ctypes.Structure):
@@ -57,19 +64,21 @@ class _Network(ctypes.Structure):
         ("layers", ctypes.POINTER(_Layer)),
         *fields(INT, "num_layers", "num_threads"),
         *fields(POINTER, "losses", "hits", "partial"),
-        ("optimizer", INT),
-        *fields(REAL, "lr", "momentum", "decay", "power1", "power2"),
+        ("optimizer", OptimizerSettings),
     )
+
+
+# --- the engine
 
 
 @functools.cache
 def load() -> ctypes.PyDLL:
-    """The compiled functions.
+    """Return the compiled functions.
 
     Raises:
-        InputError: as `native.Library.load` does.
+        InputError: as `Library.load` does.
     """
-    library = LIBRARY.load()
+    library = LIBRARY.load(_Parameter, _Layer, _Outcome, _Network, OptimizerSettings)
     network = ctypes.POINTER(_Network)
     for function in ("lanes", "partial", "refused", "not_finite"):
         getattr(library, f"fused_{function}").restype = INT
@@ -81,15 +90,16 @@ def load() -> ctypes.PyDLL:
 
 
 class Fused(Engine):
-    """Forward, backward and update as one piece of C++.
+    """Train with forward, backward and update as one piece of C++.
 
     Raises:
-        InputError: for an activation or optimizer that it does not know, on another device than the CPU, and where
-            there is no C++ compiler to build it.
+        InputError: for an activation or optimizer that it does not have, on another device than the CPU, and if there
+            is no C++ compiler to build it.
     """
 
     arithmetic = "fused"
     has_parts = False
+    is_built = True
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -98,8 +108,10 @@ class Fused(Engine):
         self._sizes = LIBRARY.sizes([p.detach().contiguous() for p in model.parameters()], len(activations) + 1)
         self._library = load()
         self._lanes: int = self._library.fused_lanes()
-        self._memory: dict[tuple[int, str], Tensor] = {}  # all that the library uses, by layer and name
-        self._capacity = 0  # samples
+        # All memory that the library uses, by layer and name.
+        self._memory: dict[tuple[int, str], Tensor] = {}
+        # The number of samples for which there is memory.
+        self._capacity = 0
         self._layers = (_Layer * (len(activations) + 1))()
         for i, layer in enumerate(self._layers):
             layer.num_in, layer.num_out = self._sizes[i : i + 2]
@@ -112,14 +124,9 @@ class Fused(Engine):
         self._network = _Network(
             layers=self._layers,
             num_layers=len(self._layers),
-            optimizer=optimizer,
-            lr=config.lr,
-            momentum=config.momentum,
-            decay=config.weight_decay,
-            power1=1.0,
-            power2=1.0,
+            optimizer=OptimizerSettings.of(optimizer, config),
         )
-        self._adopted: list[tuple[int, int]] = []
+        self._adopted_versions: list[tuple[int, int]] = []
         self._adopt()
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +140,7 @@ class Fused(Engine):
     def logits(self, x: Tensor) -> Tensor:
         argument_checks.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
         logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float32, device="cpu")
-        self._run(x, None, None, min(len(x), _EVALUATED), logits)
+        self._run(x, None, None, min(len(x), _EVALUATION_BATCH), logits)
         return logits
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -149,7 +156,7 @@ class Fused(Engine):
         outputs: list[Tensor] = []
         gradients: list[Tensor] = []
         for i, size in enumerate(self._sizes[1:]):
-            outputs += [self._memory[i, name][: len(x), :size].clone() for name in "za"]
+            outputs += [self._memory[i, name][: len(x), :size].clone() for name in ("z", "a")]
             gradients += [self._memory[i, "weight gradient"][:, :size].t().contiguous()]
             gradients += [self._memory[i, "bias gradient"][:size].clone()]
         outputs[-2:] = [logits]
@@ -160,7 +167,7 @@ class Fused(Engine):
         argument_checks.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
         argument_checks.require(LIBRARY.engine, y, "labels", torch.int64, x.shape[:1])
         if batch_size < 1:
-            raise InputError(f"engine fused: a batch has samples, not {batch_size}")
+            raise InputError(f"engine fused: batch_size must be at least 1, not {batch_size}")
         if order is not None:
             argument_checks.require(LIBRARY.engine, order, "order", torch.int64, (None,))
         self._check(x, y, order)
@@ -168,10 +175,10 @@ class Fused(Engine):
         return Progress(loss_sum=outcome.loss_sum, num_correct=outcome.num_correct, last_loss=outcome.last_loss)
 
     def _check(self, x: Tensor, y: Tensor, order: Tensor | None) -> None:
-        """Refuse what would be read out of bounds, or spoil the parameters; the same images are looked through once.
+        """Check that nothing is read out of bounds, and that all inputs are finite. The same images are checked once.
 
         Raises:
-            InputError: for the first such sample.
+            InputError: for the first sample that is not there, has no class as its label, or is not finite.
         """
         n = self._library.fused_refused(self._network, len(x), y.data_ptr(), *_order(x, order))
         if n:
@@ -189,7 +196,7 @@ class Fused(Engine):
     def _run(
         self, x: Tensor, y: Tensor | None, order: Tensor | None, batch_size: int, logits: Tensor | None
     ) -> _Outcome:
-        named, num_samples = _order(x, order)
+        address, num_samples = _order(x, order)
         self._reserve(min(batch_size, num_samples))
         self._adopt()
         outcome = _Outcome()
@@ -197,7 +204,7 @@ class Fused(Engine):
             self._network,
             x.data_ptr(),
             None if y is None else y.data_ptr(),
-            named,
+            address,
             num_samples,
             batch_size,
             None if logits is None else logits.data_ptr(),
@@ -205,11 +212,11 @@ class Fused(Engine):
         )
         return outcome
 
-    # --- its memory
+    # --- memory
 
     def _adopt(self) -> None:
-        """Move the model's parameters into our memory, or copy what somebody else has written to them since."""
-        if self._adopted == self._written():
+        """Move the model's parameters into our memory; copy the values that somebody else has written to them since."""
+        if self._adopted_versions == self._versions():
             return
         parameters = list(self._model.parameters())
         for i, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
@@ -220,21 +227,20 @@ class Fused(Engine):
                     p.data = ours
             if i > 0:
                 self._memory[i, "rows"][:, : self._sizes[i]] = weight.detach()
-        self._adopted = self._written()
+        self._adopted_versions = self._versions()
 
-    def _written(self) -> list[tuple[int, int]]:
-        """Where each parameter is, and how often PyTorch wrote to it; the library's own writing is not counted."""
+    def _versions(self) -> list[tuple[int, int]]:
+        """Return each parameter's address, and how often PyTorch wrote to it; the library's writing is not counted."""
         return [(p.data_ptr(), p._version) for p in self._model.parameters()]
 
     def _parameter(self, layer: int, name: str, *shape: int) -> _Parameter:
-        """Room for a parameter and what its optimizer keeps."""
-        kept = [
-            self._floats(layer, f"{name} {each}", *shape) for each in "mv"[: KINDS[self._config.optimizer].num_kept]
-        ]
-        return _Parameter(self._floats(layer, name, *shape), *kept)
+        """Reserve memory for a parameter and the buffers of its optimizer."""
+        buffers = itertools.islice(_OPTIMIZER_BUFFERS, KINDS[self._config.optimizer].num_kept)
+        addresses = [self._floats(layer, f"{name} {buffer}", *shape) for buffer in buffers]
+        return _Parameter(self._floats(layer, name, *shape), *addresses)
 
     def _reserve(self, num_samples: int) -> None:
-        """Room for a batch, and for each thread."""
+        """Reserve memory for a batch, and for each thread."""
         num_threads = torch.get_num_threads()
         if num_threads > self._network.num_threads:
             self._network.partial = self._floats(0, "partial", num_threads, self._library.fused_partial())
@@ -242,18 +248,18 @@ class Fused(Engine):
         if num_samples <= self._capacity:
             return
         self._capacity = num_samples
-        below = 0
+        # The library writes the addresses of images; those of activations do not change.
+        input_address = 0
         for i, layer in enumerate(self._layers):
-            for name in "adg":
-                setattr(layer, name, self._floats(i, name, num_samples, layer.stride))
-            layer.inputs = self._addresses(i, "inputs", below, self._layers[i - 1].stride)
+            layer.a, layer.d, layer.g = (self._floats(i, name, num_samples, layer.stride) for name in ("a", "d", "g"))
+            layer.inputs = self._addresses(i, "inputs", input_address, self._layers[i - 1].stride)
             layer.gradients = self._addresses(i, "gradients", layer.g, layer.stride)
-            below = layer.a
+            input_address = layer.a
         self._network.losses = self._room(0, "losses", num_samples, dtype=torch.float64)
         self._network.hits = self._room(0, "hits", num_samples, dtype=torch.int64)
 
     def _addresses(self, layer: int, name: str, first: int, stride: int) -> int:
-        """Where the rows of a matrix are. Those of images are written by the library."""
+        """Reserve memory for the addresses of the rows of a matrix, and write them; return where they are."""
         address = self._room(layer, name, self._capacity, dtype=torch.int64)
         self._memory[layer, name].copy_(first + 4 * stride * torch.arange(self._capacity, device="cpu"))
         return address
@@ -267,11 +273,11 @@ class Fused(Engine):
         return address
 
     def _stride(self, n: int) -> int:
-        """To whole vectors. Rows a multiple of 256 bytes apart would share few places in the cache."""
+        """Round n up to whole vectors, but not to a multiple of 256 bytes: such rows share few places in the cache."""
         stride = -(-n // self._lanes) * self._lanes
         return stride + self._lanes * (stride % 64 == 0)
 
 
 def _order(x: Tensor, order: Tensor | None) -> tuple[int | None, int]:
-    """Address and length of the order in which the samples are taken; none is their own."""
+    """Return the address and the length of the order of the samples; without an order they are taken as they are."""
     return (None, len(x)) if order is None else (order.data_ptr(), len(order))

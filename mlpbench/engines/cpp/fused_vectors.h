@@ -1,4 +1,4 @@
-// Vectors of float32, and the functions that training needs of them.
+// Vectors of float32, and the functions of them that training needs.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <initializer_list>
 #include <utility>
 
-// A tile stays in registers only if the loops over it are unrolled whole.
+// A tile stays in registers only if the loops over it are unrolled completely.
 #if defined(__clang__)
 #define UNROLLED _Pragma("unroll")
 #else
@@ -17,7 +17,7 @@
 #endif
 
 namespace {
-// A tile of a product, kRows by kVectors vectors, stays in registers, of which there are 32 or 16.
+// A tile of a product has kRows by kVectors vectors and stays in registers. A processor has 32 or 16 of them.
 #if defined(__AVX512F__) && defined(__FMA__)
 constexpr int kLanes = 16, kRows = 7, kVectors = 4;
 using Vector = __m512;
@@ -37,18 +37,19 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
 #endif
 typedef std::int32_t Bits __attribute__((vector_size(sizeof(Vector))));
 
-inline Vector all(float x) { return x - Vector{}; }
+// Return a vector with x in every lane.
+inline Vector broadcast(float x) { return x - Vector{}; }
 typedef float Unaligned __attribute__((vector_size(sizeof(Vector)), aligned(alignof(float))));
 inline Vector load(const float* at) { return (Vector)*reinterpret_cast<const Unaligned*>(at); }
 inline void store(float* at, Vector v) { *reinterpret_cast<Unaligned*>(at) = (Unaligned)v; }
 
-// The numbers of a and b in turn, from those of index `first`.
+// Return numbers of a and b alternately, beginning with index `first`.
 template <int first, int... i>
 inline Vector alternate(Vector a, Vector b, std::integer_sequence<int, i...>) {
   return Vector{(i % 2 == 0 ? a[first + i / 2] : b[first + i / 2])...};
 }
 
-// The k-th number of the i-th vector becomes the i-th of the k-th, by log2(kLanes) perfect shuffles.
+// Transpose a block by log2(kLanes) perfect shuffles: the k-th number of the i-th vector becomes the i-th of the k-th.
 inline void transpose(Vector (&block)[kLanes]) {
   constexpr std::make_integer_sequence<int, kLanes> lanes;
   for (int width = 1; width < kLanes; width *= 2) {
@@ -64,23 +65,27 @@ inline void transpose(Vector (&block)[kLanes]) {
 // --- functions ---
 
 enum Activation : Int { kRelu, kLeakyRelu, kElu, kTanh, kSigmoid, kSilu, kGelu, kNone };
-enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamw };
 
-// exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), with x = n ln 2 + r; the coefficients are Taylor's, good to 1e-8 for
-// |r| <= ln 2 / 2. A NaN stays one.
+// Two parts of exp(x), with x = n ln 2 + r: power is 2^n, and rest is 2^n (exp(r) - 1). So
+// exp(x) - 1 = rest + (power - 1).
 struct Exp {
-  Vector power, rest;  // 2^n, and 2^n (exp(r) - 1)
+  Vector power, rest;
 };
+
+// The coefficients are Taylor's; the error is at most 1e-8 for |r| <= ln 2 / 2. The result for a NaN is a NaN.
 inline Exp exp_parts(Vector x) {
-  constexpr float kRint = 12582912.0f;  // 1.5 * 2^23: x + kRint has rint(x) in its last bits
-  x = x < -87.0f ? all(-87.0f) : x;
-  x = x > 88.0f ? all(88.0f) : x;
-  const Vector sum = multiply_add(x, all(1.44269504088896341f), all(kRint)), n = sum - kRint;
-  Vector r = multiply_add(n, all(-0.693359375f), x);  // ln 2 in two parts, the first of few bits
-  r = multiply_add(n, all(2.12194440e-4f), r);
-  Vector q = multiply_add(r, all(1.0f / 5040), all(1.0f / 720));
-  for (const float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f}) q = multiply_add(q, r, all(c));
-  const Bits exponent = ((Bits)sum << 23) + (127 << 23);  // the bits of kRint above n leave at the top
+  // 1.5 * 2^23: the last bits of x + kRint are rint(x).
+  constexpr float kRint = 12582912.0f;
+  x = x < -87.0f ? broadcast(-87.0f) : x;
+  x = x > 88.0f ? broadcast(88.0f) : x;
+  const Vector sum = multiply_add(x, broadcast(1.44269504088896341f), broadcast(kRint)), n = sum - kRint;
+  // ln 2 in two parts, of which the first has few bits.
+  Vector r = multiply_add(n, broadcast(-0.693359375f), x);
+  r = multiply_add(n, broadcast(2.12194440e-4f), r);
+  Vector q = multiply_add(r, broadcast(1.0f / 5040), broadcast(1.0f / 720));
+  for (const float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f}) q = multiply_add(q, r, broadcast(c));
+  // The shift removes the bits of kRint, which are above those of n.
+  const Bits exponent = ((Bits)sum << 23) + (127 << 23);
   const Vector power = (Vector)exponent;
   return {power, q * r * power};
 }
@@ -95,38 +100,56 @@ inline Vector expm1(Vector x) {
 inline Vector magnitude(Vector x) { return (Vector)((Bits)x & 0x7FFFFFFF); }
 inline Vector sigmoid(Vector x) { return 1.0f / (exp(-x) + 1.0f); }
 
-// The activation of z, and its derivative there.
+// Write the activation of z to a, and its derivative at z to d.
 inline void activate(Activation kind, Vector z, Vector& a, Vector& d) {
-  const Vector zero{}, one = all(1.0f);
+  const Vector zero{}, one = broadcast(1.0f);
   switch (kind) {
-    case kRelu: a = z <= zero ? zero : z, d = z > zero ? one : zero; return;
-    case kLeakyRelu: d = z > zero ? one : all(0.01f), a = z * d; return;
+    case kRelu:
+      a = z <= zero ? zero : z;
+      d = z > zero ? one : zero;
+      return;
+    case kLeakyRelu:
+      d = z > zero ? one : broadcast(0.01f);
+      a = z * d;
+      return;
     case kElu: {
       const Vector e = expm1(z > zero ? zero : z);
-      a = z > zero ? z : e, d = z > zero ? one : e + 1.0f;
+      a = z > zero ? z : e;
+      d = z > zero ? one : e + 1.0f;
       return;
     }
     case kTanh: {
       const Vector t = expm1(magnitude(z) * -2.0f), y = -t / (t + 2.0f);
-      a = z < zero ? -y : y, d = multiply_add(-a, a, one);
+      a = z < zero ? -y : y;
+      d = multiply_add(-a, a, one);
       return;
     }
-    case kSigmoid: a = sigmoid(z), d = a * (1.0f - a); return;
+    case kSigmoid:
+      a = sigmoid(z);
+      d = a * (1.0f - a);
+      return;
     case kSilu: {
       const Vector s = sigmoid(z);
-      a = z * s, d = s * multiply_add(z, 1.0f - s, one);
+      a = z * s;
+      d = s * multiply_add(z, 1.0f - s, one);
       return;
     }
-    case kGelu: {  // erfc by Abramowitz and Stegun, 7.1.26: good to 1.5e-7
+    // With erfc by Abramowitz and Stegun, 7.1.26, whose error is at most 1.5e-7.
+    case kGelu: {
       const Vector x = magnitude(z) * 0.70710678118654752f, e = exp(x * -x);
-      const Vector t = 1.0f / multiply_add(x, all(0.3275911f), one);
-      Vector q = all(1.061405429f);
-      for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) q = multiply_add(q, t, all(c));
+      const Vector t = 1.0f / multiply_add(x, broadcast(0.3275911f), one);
+      Vector q = broadcast(1.061405429f);
+      for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
+        q = multiply_add(q, t, broadcast(c));
       const Vector tail = q * t * e * 0.5f, phi = z > zero ? 1.0f - tail : tail;
-      a = z * phi, d = multiply_add(z, e * 0.39894228040143268f, phi);
+      a = z * phi;
+      d = multiply_add(z, e * 0.39894228040143268f, phi);
       return;
     }
-    case kNone: a = z, d = one; return;
+    case kNone:
+      a = z;
+      d = one;
+      return;
   }
 }
 

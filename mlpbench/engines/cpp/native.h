@@ -1,4 +1,4 @@
-// What every C++ file of the project begins with: vector instructions, sizes, and PyTorch's threads.
+// Shared by all C++ of the project: vector instructions, optimizers, parts of a range, and PyTorch's threads.
 
 #pragma once
 
@@ -22,16 +22,37 @@ struct Range {
   Int size() const { return end - begin; }
 };
 
-// One of `count` parts of n that differ by one at most.
+// Return one of `count` parts of n. Their sizes differ by one at most.
 constexpr Range part(Int n, Int index, Int count) { return {n * index / count, n * (index + 1) / count}; }
 
-// PyTorch's own threads: functions of the OpenMP library that it has loaded. Without them there is one thread.
-void (*omp_parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
-int (*omp_thread)();                                               // omp_get_thread_num
-int (*omp_team)();                                                 // omp_get_num_threads
+enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamw };
+
+// library.py has the same structure. power1 and power2 are 0.9 and 0.999 to the power of the number of steps.
+struct OptimizerSettings {
+  Optimizer kind;
+  double lr, momentum, decay, power1, power2;
+
+  void count_step() {
+    power1 *= 0.9;
+    power2 *= 0.999;
+  }
+};
+
+// PyTorch's own threads: GOMP_parallel, omp_get_thread_num and omp_get_num_threads of the OpenMP library that it has
+// loaded. Without them there is one thread.
+void (*omp_parallel)(void (*)(void*), void*, unsigned, unsigned);
+int (*omp_thread)();
+int (*omp_team)();
 }  // namespace
 
 extern "C" void native_threads(void* parallel, void* thread, void* team) {
   omp_parallel = reinterpret_cast<decltype(omp_parallel)>(parallel);
-  omp_thread = reinterpret_cast<decltype(omp_thread)>(thread), omp_team = reinterpret_cast<decltype(omp_team)>(team);
+  omp_thread = reinterpret_cast<decltype(omp_thread)>(thread);
+  omp_team = reinterpret_cast<decltype(omp_team)>(team);
 }
+
+// Tell Python the size of a structure that it mirrors; `Library.load` compares.
+#define EXPORT_SIZE(Structure) \
+  extern "C" Int size_of_##Structure() { return sizeof(Structure); }
+
+EXPORT_SIZE(OptimizerSettings)

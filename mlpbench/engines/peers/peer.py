@@ -33,6 +33,7 @@ class Peer(Engine):
 
     has_parts = False
     has_stages = False
+    is_peer = True
     package: str
     activations: Iterable[str] = ACTIVATIONS
     optimizers: Iterable[str] = OPTIMIZERS

@@ -1,10 +1,10 @@
-"""The arithmetic `portable/1` in PyTorch: the same bits on every machine. `docs/portable-format.md` is its definition.
+"""Compute the arithmetic `portable/1` in PyTorch: the same bits on every machine. docs/portable-format.md defines it.
 
 PyTorch's own sums depend on the order in which a library adds, and its functions on the library. Here every product
-and sum is exact, because its operands are rounded to a grid first, and every function is a table and a few basic
-operations. Only basic operations of torch are used, on whatever device the tensors are, and none waits for a GPU.
+and sum is exact, because its operands are rounded to a grid first. Every function is a table and a few basic
+operations. Only basic operations of torch are used, on the device of the tensors, and none waits for a GPU.
 
-Shapes: B batch, D inputs, H units of a layer, C classes. All tensors are float64 unless said.
+Shapes: B batch, D inputs, H units of a layer, C classes. Tensors are float64 unless another type is given.
 """
 
 import functools
@@ -27,15 +27,17 @@ from mlpbench.errors import InputError
 VERSION = "portable/1"
 _MANTISSA = 2**52 - 1
 _EXPONENT_BITS = 0x7FF << 52
-_ONE = 1023 << 52  # the bits of 1.0
-_LEAST = 2.0**-400  # no product of two numbers on a grid may underflow
+# The bits of 1.0.
+_ONE = 1023 << 52
+# A grid is never finer than for this magnitude, so that no product of two numbers on a grid underflows.
+_LEAST = 2.0**-400
 
 
 # --- the grid ---------------------------------------------------------------------------------------------------------
 
 
 def budget(num_terms: int) -> int:
-    """How many bits each of so many numbers may have, for all their partial sums to be exact.
+    """Return how many bits each of `num_terms` numbers may have, so that all their partial sums are exact.
 
     >>> budget(10), budget(2048), budget(2049)
     (42, 42, 41)
@@ -44,7 +46,7 @@ def budget(num_terms: int) -> int:
 
 
 def product_bits(config: RunConfig, num_features: int, num_classes: int) -> int:
-    """The bits of every operand of a run's products.
+    """Return the bits of every operand of a run's products.
 
     >>> product_bits(RunConfig(), 784, 10), product_bits(RunConfig(batch_size=4096), 784, 10)
     (21, 20)
@@ -53,20 +55,20 @@ def product_bits(config: RunConfig, num_features: int, num_classes: int) -> int:
 
 
 def snap(x: Tensor, bits: int) -> Tensor:
-    """`x` rounded to multiples of 2^-bits times the power of two at or above its largest magnitude."""
+    """Round `x` to multiples of 2^-bits times the power of two at or above its largest magnitude."""
     largest = x.abs().amax().clamp_(min=_LEAST)
-    # Adding all ones below the exponent carries into it, unless the number is a power of two already.
+    # Adding ones in all bits below the exponent carries into it, unless the number is already a power of two.
     power = (largest.view(torch.int64) + _MANTISSA).bitwise_and_(_EXPONENT_BITS).view(torch.float64)
     return _snap_at(x, power.mul_(1.5 * 2.0 ** (52 - bits)))
 
 
 def _snap_at(x: Tensor, c: Tensor | float) -> Tensor:
-    """Adding c leaves no bits of `x` below the last one of c; taking c away again is exact."""
+    """Round `x` to the last bit of c: adding c leaves no bits below it, and subtracting c again is exact."""
     return (x + c).sub_(c)
 
 
 def divided(x: Tensor, number: float) -> Tensor:
-    """`x` in place, divided by a number: by a tensor of it, as CUDA multiplies by the rounded inverse of a number."""
+    """Divide `x` in place by a number. The number becomes a tensor, as CUDA multiplies by the inverse of a number."""
     return x.div_(torch.full((), number, dtype=torch.float64, device=x.device))
 
 
@@ -81,24 +83,27 @@ _SHA256 = {
 
 @functools.cache
 def tables() -> dict[str, NDArray[np.float64]]:
-    """exp(-n/64), tanh(n/64) and ln(1 + n/128), correctly rounded: made by `decimal`, which no C library has a part in.
+    """Return exp(-n/64), tanh(n/64) and ln(1 + n/128), correctly rounded. `decimal` makes them without a C library.
 
     Raises:
-        InputError: if they are not the published ones.
+        InputError: if they differ from the published tables.
     """
     with localcontext() as context:
         context.prec = 50
         exp = [(Decimal(-n) / 64).exp() for n in range(2561)]
         tanh = [(1 - exp[n] ** 2) / (1 + exp[n] ** 2) for n in range(1281)]
         log = [(1 + Decimal(n) / 128).ln() for n in range(129)]
-    made = {
+    rounded = {
         name: np.array([float(value) for value in values])
         for name, values in (("exp", exp), ("tanh", tanh), ("log", log))
     }
-    for name, table in made.items():
+    for name, table in rounded.items():
         if hashlib.sha256(table.astype("<f8").tobytes()).hexdigest() != _SHA256[name]:
-            raise InputError(f"the table of {name} is not that of {VERSION}: this Python's decimal rounds differently")
-    return made
+            raise InputError(
+                f"the table of {name} differs from {VERSION}, because this Python's decimal rounds differently; use "
+                "another build of Python"
+            )
+    return rounded
 
 
 _LN2 = float(Decimal("0.693147180559945309417232121458176568075500134360255"))
@@ -110,13 +115,13 @@ def _on_device(name: str, device: torch.device) -> Tensor:
 
 
 def _entries(name: str, n: Tensor) -> Tensor:
-    """A table's entries for whole numbers that are in range, or come of a NaN, which is not to read elsewhere."""
+    """Return a table's entries for whole numbers in its range. For a NaN it is any entry, since the result is a NaN."""
     table = _on_device(name, n.device)
     return table[n.to(torch.int64).clamp_(0, len(table) - 1)]
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x for x <= 0, with a relative error below 3e-13; never below e^-40."""
+    """Return e^x for x <= 0, with a relative error below 3e-13; never below e^-40."""
     v = x.clamp(min=-40.0)
     n = (v * -64.0).round_()
     r = v + n / 64.0
@@ -125,7 +130,7 @@ def exp(x: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent, with an absolute error below 5e-12."""
+    """Return the hyperbolic tangent, with an absolute error below 5e-12."""
     a = x.abs().clamp_(max=20.0)
     n = (a * 64.0).round_()
     r = a - n / 64.0
@@ -135,7 +140,7 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def log(x: Tensor) -> Tensor:
-    """The natural logarithm of x >= 1, with an absolute error below 1e-12."""
+    """Return the natural logarithm of x >= 1, with an absolute error below 1e-12."""
     bits = x.view(torch.int64)
     k = ((bits >> 52) - 1023).to(torch.float64)
     m = (bits & _MANTISSA).bitwise_or_(_ONE).view(torch.float64)
@@ -147,10 +152,10 @@ def log(x: Tensor) -> Tensor:
 
 
 def sqrt32(v: Tensor) -> Tensor:
-    """The square root of float32 numbers, correctly rounded to float32.
+    """Return the square root of float32 numbers, correctly rounded to float32.
 
-    The libraries' own roots of float64 may be off by more than a rounding; a Newton step brings any of them to where
-    only one float32 number is nearest, since no root of a float32 number lies within 2^-51 of the middle between two.
+    A library's own root of float64 may be off by more than its rounding. A Newton step makes the error so small that
+    only one float32 number is nearest: no root of a float32 number lies within 2^-51 of the middle between two.
     """
     x = v.to(torch.float64)
     root = x.sqrt()
@@ -167,10 +172,11 @@ def _sigmoid(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Activation:
-    """A function, and its derivative from its output alone."""
+    """Hold a function and its derivative."""
 
     function: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
+    """The derivative, from the function's value alone."""
 
 
 ACTIVATIONS = {
@@ -190,7 +196,7 @@ ACTIVATIONS = {
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Each sample's loss (B,) in nats, and the gradient (B, C) of their mean by the logits."""
+    """Return each sample's loss (B,) in nats, and the gradient (B, C) of their mean by the logits."""
     num_samples, num_classes = logits.shape
     d = logits - logits.amax(1, keepdim=True)
     e = _snap_at(exp(d), 1.5 * 2.0 ** (52 - budget(num_classes)))
@@ -203,13 +209,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def exact_sum(x: Tensor) -> Tensor:
-    """The sum of a vector, of numbers on its grid."""
+    """Return the sum of a vector, after rounding its numbers to a grid."""
     return snap(x, budget(len(x))).sum()
 
 
 # --- optimizers -------------------------------------------------------------------------------------------------------
 
-Update = Callable[[Tensor, Tensor], None]  # of float32 parameters by their gradient; both of one shape
+Update = Callable[[Tensor, Tensor], None]
+"""Update float32 parameters by their gradient, which has the same shape."""
 
 
 def _sgd(_p: Tensor, config: RunConfig) -> Update:
@@ -234,17 +241,18 @@ def _momentum(p: Tensor, config: RunConfig, *, nesterov: bool = False) -> Update
 
 def _adam(p: Tensor, config: RunConfig, *, decoupled: bool = False) -> Update:
     m, v = torch.zeros_like(p), torch.zeros_like(p)
-    decays = [1.0, 1.0]  # .9 and .999 to the power of the number of steps
+    # 0.9 and 0.999 to the power of the number of steps.
+    decays = [1.0, 1.0]
 
     def update(p: Tensor, g: Tensor) -> None:
         decays[:] = decays[0] * 0.9, decays[1] * 0.999
         m.copy_(m.to(torch.float64).mul_(0.9).add_(g * (1 - 0.9)))
         v.copy_(v.to(torch.float64).mul_(0.999).add_((g * g).mul_(1 - 0.999)))
         scale = divided(sqrt32(v).to(torch.float64), math.sqrt(1 - decays[1])).add_(1e-8)
-        moved = p.to(torch.float64)
+        updated = p.to(torch.float64)
         if decoupled:
-            moved.mul_(1 - config.lr * config.weight_decay)
-        p.copy_(moved.sub_(m.to(torch.float64).div_(scale).mul_(config.lr / (1 - decays[0]))))
+            updated.mul_(1 - config.lr * config.weight_decay)
+        p.copy_(updated.sub_(m.to(torch.float64).div_(scale).mul_(config.lr / (1 - decays[0]))))
 
     return update
 
@@ -266,29 +274,34 @@ def _stream(seed: int, purpose: str, name: str | int, num_bytes: int) -> bytes:
 
 
 def initial_parameters(seed: int, sizes: Iterable[int]) -> dict[str, Tensor]:
-    """Float32 parameters of the layers between `sizes`, uniform within 1/sqrt(inputs) as nn.Linear has them.
+    """Return float32 parameters of the layers between `sizes`, uniform within 1/sqrt(inputs) as in nn.Linear.
 
     >>> {name: tuple(p.shape) for name, p in initial_parameters(0, (784, 150, 10)).items()}
     {'linear0.weight': (150, 784), 'linear0.bias': (150,), 'linear1.weight': (10, 150), 'linear1.bias': (10,)}
     """
-    made = {}
+    parameters = {}
     for layer, (num_in, num_out) in enumerate(pairwise(sizes)):
         scale = 1 / math.sqrt(num_in) * 2.0**-32
         for kind, shape in (("weight", (num_out, num_in)), ("bias", (num_out,))):
             name = f"linear{layer}.{kind}"
-            drawn = np.frombuffer(_stream(seed, "initial", name, 4 * math.prod(shape)), "<u4").astype(np.int64)
-            made[name] = torch.from_numpy(((2 * drawn + 1 - 2**32) * scale).astype(np.float32)).reshape(shape)
-    return made
+            integers = np.frombuffer(_stream(seed, "initial", name, 4 * math.prod(shape)), "<u4").astype(np.int64)
+            values = ((2 * integers + 1 - 2**32) * scale).astype(np.float32)
+            parameters[name] = torch.from_numpy(values).reshape(shape)
+    return parameters
 
 
 def batch_order(seed: int, epoch: int, num_samples: int) -> Tensor:
-    """The permutation (N,) int64 in which an epoch visits the samples."""
+    """Return the permutation (N,) int64 in which an epoch visits the samples."""
     keys = np.frombuffer(_stream(seed, "order", epoch, 8 * num_samples), "<u8")
     return torch.from_numpy(np.argsort(keys, kind="stable"))
 
 
 def refuse_device(device: torch.device) -> None:
-    """Raise InputError for a device that cannot compute this."""
+    """Refuse a device that cannot compute this.
+
+    Raises:
+        InputError: for such a device.
+    """
     if device.type == "mps":
         raise InputError("engine portable: MPS has no float64; use device cpu or cuda")
 
@@ -297,12 +310,12 @@ def refuse_device(device: torch.device) -> None:
 
 
 class Network:
-    """A perceptron's parameters, and the arithmetic of training them.
+    """Train the parameters of a perceptron in this arithmetic.
 
     `parameters` are the model's own float32 tensors, weight and bias of each layer in turn; they are updated in place.
 
     Raises:
-        InputError: for what has no portable arithmetic.
+        InputError: for an activation, an optimizer, a device or parameters without portable arithmetic.
     """
 
     def __init__(self, parameters: list[Tensor], config: RunConfig) -> None:
@@ -318,10 +331,12 @@ class Network:
         self.bits = product_bits(config, self._weights[0].shape[1], len(self._weights[-1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of inputs (B, D) float32; keeps what `backward` needs."""
+        """Return logits (B, C) of inputs (B, D) float32, and store everything that `backward` needs."""
         self._num_losses = 0
-        self.outputs: list[Tensor] = []  # of every linear layer and activation, in order
-        self._inputs: list[Tensor] = []  # of every linear layer, on the grid
+        # The outputs of every linear layer and activation, in order.
+        self.outputs: list[Tensor] = []
+        # The inputs of every linear layer, on the grid.
+        self._inputs: list[Tensor] = []
         self._snapped = [snap(weight.to(torch.float64), self.bits) for weight in self._weights]
         a = x.to(torch.float64)
         for layer, (weight, bias) in enumerate(zip(self._snapped, self._biases, strict=True)):
@@ -334,24 +349,28 @@ class Network:
         return z
 
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss () of labels (B,) int64, and logits."""
+        """Return the mean loss () for labels (B,) int64, and logits."""
         logits = self.forward(x)
         losses, self.dlogits = cross_entropy(logits, y)
         self._num_losses = len(y)
         return divided(exact_sum(losses), len(y)), logits
 
     def backward(self) -> None:
-        """Gradients of the last loss by every parameter.
+        """Compute the gradients of the last loss by every parameter.
 
         Raises:
-            InputError: if no loss was computed, or of so many samples that their sums would not be exact.
+            InputError: if no loss was computed, or if it has so many samples that their sums would not be exact.
         """
-        if not 0 < self._num_losses <= 2 ** (53 - 2 * self.bits):
+        if not self._num_losses:
+            raise InputError("engine portable: backward needs a loss; call `loss` before it")
+        most = 2 ** (53 - 2 * self.bits)
+        if self._num_losses > most:
             raise InputError(
-                f"engine portable: no exact gradients of {self._num_losses} samples from {self.bits} bits; compute a "
-                "loss first, and set batch_size to the largest batch"
+                f"engine portable: the gradients of {self._num_losses} samples are not exact with {self.bits} bits; "
+                f"train on at most {most}, or set batch_size to the size of the largest batch"
             )
-        self.gradients: list[Tensor] = []  # of weight and bias of each layer, as the parameters
+        # The gradients by weight and bias of each layer, in the order of the parameters.
+        self.gradients: list[Tensor] = []
         upper = self.dlogits
         for layer in range(len(self._weights) - 1, -1, -1):
             g = snap(upper, self.bits)
@@ -361,7 +380,7 @@ class Network:
                 upper = torch.mm(g, self._snapped[layer]).mul_(derivative)
 
     def update(self) -> None:
-        """One step of the optimizer by the last gradients."""
+        """Do one step of the optimizer with the last gradients."""
         parameters = [p for pair in zip(self._weights, self._biases, strict=True) for p in pair]
         for p, g, update in zip(parameters, self.gradients, self._updates, strict=True):
             update(p, p.to(torch.float64).mul_(self._decay).add_(g) if self._decay else g)

@@ -1,4 +1,4 @@
-"""portable and portable_fused: the arithmetic `portable/1`, by PyTorch's operations and in C++."""
+"""Define engines portable and portable_fused: the arithmetic `portable/1`, by PyTorch's operations and in C++."""
 
 import math
 
@@ -13,13 +13,15 @@ from mlpbench.errors import InputError
 
 
 class Portable(Engine):
-    """The arithmetic `portable/1`, the same bits on every machine; with its own initial parameters and order.
+    """Train in the arithmetic `portable/1`: the same bits on every machine. It draws its own parameters and order.
 
     Raises:
-        InputError: for what has no portable arithmetic, and where this machine fails the known-answer test.
+        InputError: for an activation, an optimizer or a device without portable arithmetic, and if this machine fails
+            the known-answer test.
     """
 
     arithmetic = portable.VERSION
+    is_slow = True
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -37,8 +39,8 @@ class Portable(Engine):
         weights = [p for name, p in parameters.items() if name.endswith(".weight")]
         sizes = (weights[0].shape[1], *(len(p) for p in weights))
         with torch.no_grad():
-            for name, drawn in portable.initial_parameters(config.seed, sizes).items():
-                parameters[name].copy_(drawn)
+            for name, values in portable.initial_parameters(config.seed, sizes).items():
+                parameters[name].copy_(values)
 
     @classmethod
     def tables(cls) -> dict[str, Tensor]:
@@ -75,24 +77,26 @@ class Portable(Engine):
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         loss, _ = self._network.loss(x, y)
         self._network.backward()
-        made = self._network.outputs, loss, self._network.dlogits, self._network.gradients
+        tensors = self._network.outputs, loss, self._network.dlogits, self._network.gradients
         self._network.update()
-        return stages(self._model, *made)
+        return stages(self._model, *tensors)
 
     def check(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise InputError(
-                f"engine {self._config.engine}: training came to {loss}, whose bits nobody promises; use a smaller lr "
-                f"than {self._config.lr:g}, or engine eager"
+                f"engine {self._config.engine}: the loss is {loss}, for which equal bits are not guaranteed; use a "
+                f"smaller lr than {self._config.lr:g}, or engine=eager"
             )
 
 
 class PortableFused(Portable):
-    """The arithmetic `portable/1` in C++, for the CPU: the bits of `portable` in less time.
+    """Train in the arithmetic `portable/1` in C++, for the CPU: the bits of `portable` in less time.
 
     Raises:
-        InputError: as `portable`, on another device than the CPU, and where there is no C++ compiler to build it.
+        InputError: as `portable`, on another device than the CPU, and if there is no C++ compiler to build it.
     """
+
+    is_built = True
 
     def _make_network(self, parameters: list[Tensor]) -> portable.Network | fused.FusedNetwork:
         network = fused.FusedNetwork(parameters, self._config)

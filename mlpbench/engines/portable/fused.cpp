@@ -1,7 +1,7 @@
-// The arithmetic portable/1 in few passes over memory: the bits of mlpbench/portable.py, by the same operations.
-// docs/portable-format.md is the definition. portable_fused.py owns all memory, and calls the functions at the end.
-// A step allocates nothing, and what follows a product is done while its rows are in the cache. The product is written
-// here, for any order of adding gives the same bits.
+// The arithmetic portable/1 in few passes over memory: the bits of arithmetic.py, by the same operations.
+// docs/portable-format.md is the definition. fused.py owns all memory, and calls the functions at the end.
+// A step allocates nothing. The operations that follow a product work on its rows while they are in the cache. The
+// product is written here; this is allowed because every order of adding gives the same bits.
 
 #include "../cpp/native.h"
 
@@ -16,12 +16,13 @@ namespace {
 
 // --- threads ---
 
-struct Part {  // one of the equal parts of some work
+// One of the equal parts of some work.
+struct Part {
   Int index, count;
   Range of(Int n) const { return part(n, index, count); }
 };
 
-// Do some work in at least so many parts, by more than one thread if it is long: waking one costs some 1000 ns.
+// Do some work in at least `least_parts` parts, on more threads if it is long: waking a thread costs about 1000 ns.
 template <class Body>
 void parallel(Int num_threads, double work_ns, Int least_parts, const Body& body) {
   const Int num_used = omp_parallel ? std::clamp(static_cast<Int>(work_ns / 4000), Int{1}, num_threads) : 1;
@@ -35,8 +36,8 @@ void parallel(Int num_threads, double work_ns, Int least_parts, const Body& body
 
 // --- products ---
 
-// A tile of the result, kRows by kVectors vectors, stays in registers, of which there are 32 or 16. All is exact on a
-// grid, so it does not matter whether a multiply-add is fused.
+// A tile of a product has kRows by kVectors vectors and stays in registers. A processor has 32 or 16 of them. Every sum
+// on a grid is exact, so it does not matter whether a multiply-add is fused.
 #if defined(__AVX512F__)
 constexpr int kLanes = 8, kRows = 6, kVectors = 4;
 using Vector = __m512d;
@@ -55,14 +56,14 @@ typedef double Vector __attribute__((vector_size(16)));
 Vector multiply_add(double a, Vector b, Vector c) { return a * b + c; }
 #endif
 
-// Rows of binary64, `stride` apart, a multiple of a vector; what is beyond the columns means nothing.
+// Rows of binary64, `stride` numbers apart, which are whole vectors. Numbers beyond the columns have no meaning.
 struct Matrix {
   double* at;
   Int stride;
   double* row(Int i) const { return at + i * stride; }
 };
 
-// How far to the next row (of a left operand) or vector (of a right one), and to the next term of a sum.
+// `step` leads to the next row (of a left operand) or vector (of a right operand), `term` to the next term of a sum.
 struct Operand {
   const double* at;
   Int step, term;
@@ -86,7 +87,7 @@ constexpr auto all_tiles(std::integer_sequence<int, I...>) {
 }
 constexpr auto kTiles = all_tiles(std::make_integer_sequence<int, kRows * kVectors>{});
 
-// c = a b, a tile after the other; at the edges they are smaller.
+// Compute c = a b, tile by tile; at the edges the tiles are smaller.
 void multiply(Operand a, Operand b, Int num_rows, Int num_columns, Int num_terms, Matrix c) {
   const Int num_vectors = divide_up(num_columns, kLanes);
   for (Int v = 0; v < num_vectors; v += kVectors)
@@ -107,7 +108,8 @@ To bits_as(From from) {
   return to;
 }
 
-// Magnitudes are ordered as their bits are, a NaN above all: so the largest may be sought in any order, in vectors.
+// Return the bits of the largest magnitude. Bits have the order of magnitudes, with a NaN above all: so it can be found
+// in any order, and with vectors.
 template <class Number>
 Int largest(const Number* x, Int n) {
   Int most = 0;
@@ -115,7 +117,8 @@ Int largest(const Number* x, Int n) {
   return most;
 }
 
-void include(Int& most, Int other) {  // by any thread
+// Set most to at least `other`; any thread may do so.
+void include(Int& most, Int other) {
   Int seen = __atomic_load_n(&most, __ATOMIC_RELAXED);
   while (seen < other && !__atomic_compare_exchange_n(&most, &seen, other, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
     continue;
@@ -123,7 +126,7 @@ void include(Int& most, Int other) {  // by any thread
 
 constexpr Int kMantissa = (Int{1} << 52) - 1, kExponent = Int{0x7FF} << 52, kOne = Int{1023} << 52;
 
-// The number that rounds to the grid by being added and taken away.
+// Return the number that rounds to the grid when it is added and subtracted.
 double grid(Int most, Int bits) {
   const std::uint64_t enough = static_cast<std::uint64_t>(std::max(most, bits_as<Int>(0x1p-400))) + kMantissa;
   return bits_as<double>(enough & kExponent) * std::ldexp(1.5, static_cast<int>(52 - bits));
@@ -136,12 +139,16 @@ void snap(const Number* x, double* out, Int n, double c) {
 
 // --- functions ---
 
-constexpr double kRint = 1.5 * (Int{1} << 52);  // x + kRint has rint(x) in its last bits, and is rint(x) more than it
-double exp_table[4096], tanh_table[2048], log_table[129];  // as long as an index can be, even that of a NaN
+// The last bits of x + kRint are rint(x), and (x + kRint) - kRint is rint(x).
+constexpr double kRint = 1.5 * (Int{1} << 52);
+// The tables are as long as any index can ask for, even the index of a NaN.
+double exp_table[4096], tanh_table[2048], log_table[129];
 
-double above_m40(double x) { return x < -40.0 ? -40.0 : x; }  // a NaN stays one, here and below
+// The result for a NaN is a NaN, here and below.
+double above_m40(double x) { return x < -40.0 ? -40.0 : x; }
 
-double portable_exp(double v) {  // of -40 to 0
+// For -40 to 0.
+double portable_exp(double v) {
   const double sum = v * -64.0 + kRint, r = v + (sum - kRint) * (1.0 / 64);
   const double q = (((r * (1.0 / 24) + 1.0 / 6) * r + 0.5) * r + 1.0) * r + 1.0;
   return q * exp_table[bits_as<Int>(sum) & 4095];
@@ -164,9 +171,8 @@ double portable_log(double x) {
 }
 
 enum Activation : Int { kRelu, kLeakyRelu, kElu, kTanh, kSigmoid, kNone };
-enum Optimizer : Int { kSgd, kMomentum, kNesterov, kAdam, kAdamw };
 
-// What exp takes is stored first: with the bounds in the same loop, GCC does not vectorise it.
+// The arguments of exp are stored first: GCC does not vectorise a loop that also computes their bounds.
 void activate(Activation activation, Int n, const double* __restrict z, double* __restrict a) {
   if (activation == kRelu) for (Int i = 0; i < n; ++i) a[i] = z[i] < 0.0 ? 0.0 : z[i];
   if (activation == kLeakyRelu) for (Int i = 0; i < n; ++i) a[i] = z[i] > 0.0 ? z[i] : z[i] * 0.01;
@@ -182,7 +188,7 @@ void activate(Activation activation, Int n, const double* __restrict z, double* 
   }
 }
 
-// g times the derivative, which is made from the activation's own value.
+// Multiply g by the derivative, which is computed from the activation's own value.
 void differentiate(Activation activation, Int n, const double* __restrict a, double* __restrict g) {
   if (activation == kRelu) for (Int i = 0; i < n; ++i) g[i] *= a[i] > 0.0 ? 1.0 : 0.0;
   if (activation == kLeakyRelu) for (Int i = 0; i < n; ++i) g[i] *= a[i] > 0.0 ? 1.0 : 0.01;
@@ -191,7 +197,7 @@ void differentiate(Activation activation, Int n, const double* __restrict a, dou
   if (activation == kSigmoid) for (Int i = 0; i < n; ++i) g[i] *= (1.0 - a[i]) * a[i];
 }
 
-// A sample's loss; g becomes the gradient of the batch's mean by its logits z. c is the grid of the exponentials.
+// Return a sample's loss. g becomes the gradient of the batch's mean loss by the logits z. c is the exponentials' grid.
 double cross_entropy(Int n, double c, const double* __restrict z, Int label, Int num_samples, double* __restrict g) {
   const double most = *std::max_element(z, z + n);
   double sum = 0.0;
@@ -200,11 +206,12 @@ double cross_entropy(Int n, double c, const double* __restrict z, Int label, Int
   return portable_log(sum) - (z[label] - most);
 }
 
-// --- the network; portable_fused.py has the same structures ---
+// --- the network; fused.py has the same structures ---
 
+// m and v belong to the optimizer.
 struct Parameter {
   Int rows, columns;
-  float *at, *m, *v;  // m and v are the optimizer's
+  float *at, *m, *v;
   Matrix gradient;
 };
 
@@ -212,18 +219,22 @@ struct Layer {
   Int num_in, num_out;
   Activation activation;
   Parameter weight, bias;
-  double* columns;                      // weights on the grid: of each input a vector of outputs; then the next outputs
-  Matrix rows, input;                   // the same by outputs, but for layer 0; by samples: inputs on the grid
-  Matrix z, a, upper, g;                // by samples: output, activation, gradient by z, the same on the grid
-  Int weight_most, a_most, upper_most;  // largest magnitudes, as bits
+  // Weights on the grid: for each input a vector of outputs; then the same for the next outputs.
+  double* columns;
+  // Weights on the grid by outputs (null in layer 0), and inputs on the grid by samples.
+  Matrix rows, input;
+  // A row for each sample: output, activation, gradient by z, the same on the grid.
+  Matrix z, a, upper, g;
+  // Largest magnitudes, as bits.
+  Int weight_most, a_most, upper_most;
 };
 
 struct Network {
   Layer* layers;
   Int num_layers, num_parameters, bits, num_threads, num_samples, x_most;
   double* losses;
-  double class_grid, lr, momentum, decay, power1, power2;
-  Optimizer optimizer;
+  double class_grid;
+  OptimizerSettings optimizer;
 
   template <class Body>
   void each_part(double work_ns, const Body& body) const {
@@ -248,7 +259,8 @@ struct Network {
       const double c = grid(layer.weight_most, bits);
       const Range own = part.of(divide_up(layer.num_out, kLanes));
       for (Int first = own.begin * kLanes; first < own.end * kLanes; first += kLanes) {
-        const float* w[kLanes];  // rows; the last one again where there are too few
+        // Rows of the weight; the last row is repeated if there are too few.
+        const float* w[kLanes];
         for (Int i = 0; i < kLanes; ++i) w[i] = layer.weight.at + std::min(first + i, last) * n;
         for (Int j = 0; j < n; ++j)
           for (Int i = 0; i < kLanes; ++i) snap(w[i] + j, layer.columns + first * n + j * kLanes + i, 1, c);
@@ -257,12 +269,12 @@ struct Network {
     });
   }
 
-  // A layer of all samples, and after the last one the loss where there are labels.
+  // Compute a layer for all samples; after the last layer compute the loss, if there are labels.
   void forward(Int k, const float* x, const Int* labels, double* logits) {
     Layer& layer = layers[k];
     const double c = grid(k > 0 ? layers[k - 1].a_most : x_most, bits);
     const Int n = layer.num_in, num_out = layer.num_out;
-    // So many samples at a time that their rows stay in the cache.
+    // The rows of 128 samples stay in the cache.
     parallel(num_threads, product_ns(n * num_out), divide_up(num_samples, 128), [&](Part part) {
       const Range own = part.of(num_samples);
       for (Int i = own.begin; i < own.end; ++i)
@@ -285,10 +297,11 @@ struct Network {
     });
   }
 
-  // The gradient by a layer's z on the grid, and from it that of the layer below.
+  // Round the gradient by a layer's z to the grid, and compute from it the gradient of the layer below.
   void backward(Int k) const {
     const Layer& layer = layers[k];
-    Layer& below = layers[std::max<Int>(k - 1, 0)];  // unused in layer 0
+    // In layer 0 this is not used.
+    Layer& below = layers[std::max<Int>(k - 1, 0)];
     const double c = grid(layer.upper_most, bits);
     parallel(num_threads, product_ns(k > 0 ? layer.num_in * layer.num_out : 10), 1, [&](Part part) {
       const Range own = part.of(num_samples);
@@ -329,12 +342,13 @@ struct Network {
   }
 
   void update() {
-    power1 *= 0.9, power2 *= 0.999;
-    const bool ahead = optimizer == kNesterov, decoupled = optimizer == kAdamw;
+    optimizer.count_step();
+    const auto [kind, lr, momentum, decay, power1, power2] = optimizer;
+    const bool ahead = kind == kNesterov, decoupled = kind == kAdamw;
     const double rate = lr, mu = momentum, adam_rate = lr / (1.0 - power1), root = std::sqrt(1.0 - power2);
     const double shrink = decoupled ? 1.0 - lr * decay : 1.0;
-    if (optimizer == kSgd) return update(decay, [=](double p, double g, float&, float&) { return p - g * rate; });
-    if (optimizer == kMomentum || optimizer == kNesterov)
+    if (kind == kSgd) return update(decay, [=](double p, double g, float&, float&) { return p - g * rate; });
+    if (kind == kMomentum || kind == kNesterov)
       return update(decay, [=](double p, double g, float&, float& v) {
         v = static_cast<float>(v * mu + g);
         return p - (ahead ? v * mu + g : v) * rate;
@@ -342,19 +356,27 @@ struct Network {
     update(decoupled ? 0.0 : decay, [=](double p, double g, float& m, float& v) {
       m = static_cast<float>(m * 0.9 + g * (1 - 0.9));
       v = static_cast<float>(v * 0.999 + (g * g) * (1 - 0.999));
-      return p * shrink - m / (std::sqrt(v) / root + 1e-8) * adam_rate;  // a float's root is IEEE's, correctly rounded
+      // The root of a float is that of IEEE 754, correctly rounded.
+      return p * shrink - m / (std::sqrt(v) / root + 1e-8) * adam_rate;
     });
   }
 };
 
 }  // namespace
 
+EXPORT_SIZE(Matrix)
+EXPORT_SIZE(Parameter)
+EXPORT_SIZE(Layer)
+EXPORT_SIZE(Network)
+
 extern "C" {
 void fused_start(const double* exp, const double* tanh, const double* log) {
-  std::copy_n(exp, 2561, exp_table), std::copy_n(tanh, 1281, tanh_table), std::copy_n(log, 129, log_table);
+  std::copy_n(exp, 2561, exp_table);
+  std::copy_n(tanh, 1281, tanh_table);
+  std::copy_n(log, 129, log_table);
 }
 
-// 0, or n where the n-th label, counted from 1, is none. Without labels there is no loss.
+// Return 0, or the position, counted from 1, of the first label that is not a class. Without labels there is no loss.
 Int fused_forward(Network* net, const float* x, const Int* labels, Int loss_bits, double* logits, double* loss) {
   const Int n = net->num_samples, num_classes = net->layers[net->num_layers - 1].num_out;
   for (Int i = 0; labels && i < n; ++i)

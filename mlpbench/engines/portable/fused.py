@@ -1,6 +1,6 @@
-"""The arithmetic `portable/1` in C++, for the CPU: the bits of mlpbench.portable in a fraction of its time.
+"""Compute the arithmetic `portable/1` in C++, for the CPU: the bits of arithmetic.py in a fraction of its time.
 
-`portable_fused.cpp` is compiled at first use: see native.py.
+`fused.cpp` is compiled at first use: see engines/cpp/library.py.
 
 Shapes: B batch, D inputs, C classes.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
 from mlpbench.engines.argument_checks import supported
-from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, fields, give_threads
+from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, OptimizerSettings, fields, give_threads
 from mlpbench.engines.portable import arithmetic as portable
 from mlpbench.errors import InputError
 
@@ -31,7 +31,7 @@ _NO_ACTIVATION = _ACTIVATIONS.pop("none")
 _OPTIMIZERS = LIBRARY.enumeration("Optimizer")
 
 
-# --- the structures of the source -------------------------------------------------------------------------------------
+# --- mirrors of the structures in fused.cpp; the sizes are compared when the library is loaded ------------------------
 
 
 class _Matrix(ctypes.Structure):
@@ -57,8 +57,8 @@ class _Network(ctypes.Structure):
         ("layers", ctypes.POINTER(_Layer)),
         *fields(INT, "num_layers", "num_parameters", "bits", "num_threads", "num_samples", "x_most"),
         ("losses", POINTER),
-        *fields(REAL, "class_grid", "lr", "momentum", "decay", "power1", "power2"),
-        ("optimizer", INT),
+        ("class_grid", REAL),
+        ("optimizer", OptimizerSettings),
     )
 
 
@@ -67,12 +67,12 @@ class _Network(ctypes.Structure):
 
 @functools.cache
 def load() -> ctypes.PyDLL:
-    """The compiled functions.
+    """Return the compiled functions.
 
     Raises:
-        InputError: as `native.Library.load` does.
+        InputError: as `Library.load` does.
     """
-    library = LIBRARY.load()
+    library = LIBRARY.load(_Matrix, _Parameter, _Layer, _Network, OptimizerSettings)
     network = ctypes.POINTER(_Network)
     library.fused_start.argtypes = [POINTER] * 3
     library.fused_forward.argtypes = [network, POINTER, POINTER, INT, POINTER, POINTER]
@@ -88,24 +88,28 @@ def load() -> ctypes.PyDLL:
 
 
 class FusedNetwork:
-    """What portable.Network is, on the CPU: the same parts, and the same bits from each.
+    """Do the work of `arithmetic.Network` on the CPU: the same methods, and the same bits from each.
 
     `parameters` are the model's own float32 tensors, weight and bias of each layer in turn; they are updated in place.
 
     Raises:
-        InputError: for what has no portable arithmetic or is not on the CPU, and as `load` does.
+        InputError: for an activation or optimizer without portable arithmetic, for parameters that are not on the CPU,
+            and as `load` does.
     """
 
     def __init__(self, parameters: list[Tensor], config: RunConfig) -> None:
         activations = [supported(LIBRARY.engine, "activation", _ACTIVATIONS, name) for name in config.activations]
         optimizer = supported(LIBRARY.engine, "optimizer", _OPTIMIZERS, config.optimizer)
         self._sizes = LIBRARY.sizes(parameters, len(activations) + 1)
-        self._parameters = parameters  # the library writes to their memory
+        # The library writes to their memory.
+        self._parameters = parameters
         self._library = load()
         self.bits = portable.product_bits(config, self._sizes[0], self._sizes[-1])
         self._has_loss = self._has_gradients = False
-        self._capacity = 0  # samples
-        self._memory: dict[tuple[int, str], Tensor] = {}  # all else that the library uses, by layer and name
+        # The number of samples for which there is memory.
+        self._capacity = 0
+        # All other memory that the library uses, by layer and name.
+        self._memory: dict[tuple[int, str], Tensor] = {}
         self._layers = (_Layer * (len(activations) + 1))()
         for i, layer in enumerate(self._layers):
             layer.num_in, layer.num_out = self._sizes[i : i + 2]
@@ -121,80 +125,81 @@ class FusedNetwork:
             num_parameters=sum(p.numel() for p in parameters),
             bits=self.bits,
             class_grid=1.5 * 2.0 ** (52 - portable.budget(self._sizes[-1])),
-            optimizer=optimizer,
-            lr=config.lr,
-            momentum=config.momentum,
-            decay=config.weight_decay,
-            power1=1.0,
-            power2=1.0,
+            optimizer=OptimizerSettings.of(optimizer, config),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of inputs (B, D) float32; keeps what `backward` needs.
+        """Return logits (B, C) of inputs (B, D) float32, and store everything that `backward` needs.
 
         Raises:
-            InputError: for other inputs.
+            InputError: for inputs of another type, shape, device or layout.
         """
         return self._forward(x, None)[0]
 
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss () of labels (B,) int64, and logits.
+        """Return the mean loss () for labels (B,) int64, and logits.
 
         Raises:
-            InputError: for other inputs or labels.
+            InputError: for inputs or labels of another type, shape, device or layout, and for a label that is not a
+                class.
         """
         argument_checks.require(LIBRARY.engine, y, "labels", torch.int64, x.shape[:1])
         logits, loss = self._forward(x, y)
         return loss, logits
 
     def backward(self) -> None:
-        """Gradients of the last loss by every parameter.
+        """Compute the gradients of the last loss by every parameter.
 
         Raises:
-            InputError: if no loss was computed, or of so many samples that their sums would not be exact.
+            InputError: if no loss was computed, or if it has so many samples that their sums would not be exact.
         """
         if not self._has_loss:
-            raise InputError("engine portable_fused: backward needs the loss of the last forward pass")
+            raise InputError("engine portable_fused: backward needs a loss; call `loss` before it")
         num_samples, most = self._network.num_samples, 2 ** (53 - 2 * self.bits)
         if num_samples > most:
             raise InputError(
-                f"engine portable_fused: {num_samples} samples have no exact gradients from {self.bits} bits; train on "
-                f"at most {most}, or set batch_size to the largest batch"
+                f"engine portable_fused: the gradients of {num_samples} samples are not exact with {self.bits} bits; "
+                f"train on at most {most}, or set batch_size to the size of the largest batch"
             )
         self._network.num_threads = torch.get_num_threads()
         self._library.fused_backward(self._network)
         self._has_gradients = True
 
     def update(self) -> None:
-        """One step of the optimizer by the last gradients.
+        """Do one step of the optimizer with the last gradients.
 
         Raises:
-            InputError: if there are none.
+            InputError: if there are no gradients.
         """
         if not self._has_gradients:
-            raise InputError("engine portable_fused: update needs gradients")
+            raise InputError("engine portable_fused: update needs gradients; call `backward` before it")
         self._network.num_threads = torch.get_num_threads()
         self._library.fused_update(self._network)
 
     @property
     def outputs(self) -> list[Tensor]:
-        """Of every linear layer and activation, in order; a copy, as of `dlogits` and `gradients`."""
-        made = []
+        """Copies of the outputs of every linear layer and activation, in order."""
+        outputs = []
         for i, layer in enumerate(self._layers):
-            made += [self._memory[i, name][: self._network.num_samples, : layer.num_out].clone() for name in "za"]
-        return made[:-1]
+            outputs += [
+                self._memory[i, name][: self._network.num_samples, : layer.num_out].clone() for name in ("z", "a")
+            ]
+        # The last layer has no activation.
+        return outputs[:-1]
 
     @property
     def dlogits(self) -> Tensor:
-        """Gradient (B, C) of the last loss by the logits."""
+        """A copy of the gradient (B, C) of the last loss by the logits."""
         upper = self._memory[len(self._layers) - 1, "upper"]
         return upper[: self._network.num_samples, : self._sizes[-1]].clone()
 
     @property
     def gradients(self) -> list[Tensor]:
-        """Of weight and bias of each layer, as the parameters."""
-        every = [self._memory[i, f"{name} gradient"] for i in range(len(self._layers)) for name in ("weight", "bias")]
-        return [g[:, : p.shape[-1]].reshape(p.shape).clone() for g, p in zip(every, self._parameters, strict=True)]
+        """Copies of the gradients by weight and bias of each layer, in the order of the parameters."""
+        matrices = [
+            self._memory[i, f"{name} gradient"] for i in range(len(self._layers)) for name in ("weight", "bias")
+        ]
+        return [g[:, : p.shape[-1]].reshape(p.shape).clone() for g, p in zip(matrices, self._parameters, strict=True)]
 
     def _forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         argument_checks.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))
@@ -203,18 +208,18 @@ class FusedNetwork:
         logits = torch.empty((len(x), self._sizes[-1]), dtype=torch.float64, device="cpu")
         loss = torch.empty((), dtype=torch.float64, device="cpu")
         labels = None if y is None else y.data_ptr()
-        wrong = self._library.fused_forward(
+        position = self._library.fused_forward(
             self._network, x.data_ptr(), labels, portable.budget(len(x)), logits.data_ptr(), loss.data_ptr()
         )
-        if wrong and y is not None:
-            raise argument_checks.no_class(LIBRARY.engine, int(y[wrong - 1]), wrong - 1, self._sizes[-1])
+        if position and y is not None:
+            raise argument_checks.no_class(LIBRARY.engine, int(y[position - 1]), position - 1, self._sizes[-1])
         self._has_loss = y is not None
         return logits, loss
 
-    # --- its memory
+    # --- memory
 
     def _reserve(self, num_samples: int) -> None:
-        """Room for a batch."""
+        """Reserve memory for a batch."""
         self._has_loss = False
         self._network.num_samples = num_samples
         if num_samples <= self._capacity:
@@ -227,21 +232,22 @@ class FusedNetwork:
         self._capacity = num_samples
 
     def _parameter(self, layer: int, name: str, p: Tensor) -> _Parameter:
-        """A parameter, rows by columns, with its optimizer's buffers and its gradient."""
-        buffers = [self._memory.setdefault((layer, f"{name} {buffer}"), torch.zeros_like(p)) for buffer in "mv"]
+        """Reserve memory for a parameter's buffers and gradient; `p` has rows and columns."""
+        buffers = [self._memory.setdefault((layer, f"{name} {buffer}"), torch.zeros_like(p)) for buffer in ("m", "v")]
         gradient = self._matrix(layer, f"{name} gradient", *p.shape)
         return _Parameter(*p.shape, p.data_ptr(), *(buffer.data_ptr() for buffer in buffers), gradient)
 
     def _matrix(self, layer: int, name: str, rows: int, columns: int) -> _Matrix:
-        """Room for a matrix. Rows a multiple of 512 bytes apart would share few places in the cache."""
+        """Reserve memory for a matrix."""
         stride = _round_up(columns)
+        # Rows that are a multiple of 512 bytes apart would share few places in the cache.
         stride += 8 * (stride % 64 == 0)
-        made = self._memory[layer, name] = torch.zeros(rows, stride, dtype=torch.float64, device="cpu")
-        return _Matrix(made.data_ptr(), stride)
+        matrix = self._memory[layer, name] = torch.zeros(rows, stride, dtype=torch.float64, device="cpu")
+        return _Matrix(matrix.data_ptr(), stride)
 
 
 def _round_up(n: int) -> int:
-    """To whole vectors of binary64, of which the longest have 8."""
+    """Round n up to whole vectors of binary64. The longest have 8 numbers."""
     return -(-n // 8) * 8
 
 
@@ -250,7 +256,9 @@ def _round_up(n: int) -> int:
 
 @functools.cache
 def check_machine() -> None:
-    """Compare with portable.Network, whose known answers are published: two steps of every optimizer, some ms.
+    """Compare with `arithmetic.Network`, whose known answers are published.
+
+    Two steps of every optimizer are compared, which takes some ms.
 
     Raises:
         InputError: if any bit differs, and as `load` does.
@@ -270,6 +278,6 @@ def check_machine() -> None:
                 network.update()
         if not all(map(torch.equal, parameters, copies)):
             raise InputError(
-                f"engine portable_fused: what the compiler made has other bits than engine portable ({optimizer}); use "
-                f"that, or remove {LIBRARY.path()} and set CXX to another compiler"
+                f"engine portable_fused: the compiled library has other bits than engine portable ({optimizer}); use "
+                f"engine=portable, or remove {LIBRARY.path()} and set CXX to another compiler"
             )

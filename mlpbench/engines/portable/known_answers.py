@@ -1,4 +1,4 @@
-"""The known answers: what every machine that computes `portable/1` gets, checked before every run.
+"""Check the known answers before every run: every machine that computes `portable/1` correctly gets them.
 
 Section 7 of docs/portable-format.md defines them.
 """
@@ -12,32 +12,34 @@ from mlpbench.config import RunConfig
 from mlpbench.engines.portable import arithmetic as portable
 from mlpbench.errors import InputError
 
-ANSWERS = {  # SHA-256 of their float64 numbers, little-endian
+ANSWERS = {
     "grid": "988fa03c27c841782c98b6ae8e969e3b9fa57df02d199447358e05a5f526632f",
     "products": "f41f64ebdd071950d8f7df9cd640b1a4f87f41dce489cdc9a6e494dab44c237f",
     "functions": "51a821c0ea415fdf6367cc66ef5014c31d6f8694d4d0147da05a346c8475e107",
     "steps": "2953b332b6b66a75044e6a1bdfe7efa4bf6823bb99ecce406c506e536889f6cb",
 }
+"""SHA-256 of the numbers of each part, as float64, little-endian."""
 
 
 def check(device: torch.device) -> None:
-    """Compute what section 7 of docs/portable-format.md lists, and compare: some milliseconds.
+    """Compute the numbers of section 7 of docs/portable-format.md, and compare. This takes some milliseconds.
 
     Raises:
-        InputError: if anything differs.
+        InputError: if an answer is different.
     """
     for part, expected in ANSWERS.items():
         if answer(part, device) != expected:
             raise InputError(
-                f"engine portable: on {device} the known answer of {part} does not come out; something changes how "
-                "float64 is computed here (flush to zero, unsafe compiler flags, a defect): run `mlpbench doctor`"
+                f"engine portable: on {device} the known answer of {part} is wrong; something changes how float64 is "
+                "computed here (flush to zero, unsafe compiler flags, a defect): run `mlpbench doctor`"
             )
 
 
 def answer(part: str, device: torch.device) -> str:
-    """The digest of one part of the known answers."""
+    """Return the digest of one part of the known answers."""
     numbers = _PARTS[part](device)
-    flat = torch.cat([tensor.to(torch.float64).flatten() for tensor in numbers]).add_(0.0)  # minus zero is zero
+    # Adding zero turns -0.0 into 0.0.
+    flat = torch.cat([tensor.to(torch.float64).flatten() for tensor in numbers]).add_(0.0)
     return hashlib.sha256(flat.cpu().numpy().astype("<f8").tobytes()).hexdigest()
 
 
@@ -51,11 +53,12 @@ def _grid_answer(device: torch.device) -> list[Tensor]:
 
 
 def _products_answer(device: torch.device) -> list[Tensor]:
-    """Sums of as many and as large terms as a run may have, which no fast but inexact product would get right."""
+    """Return sums of as many and as large terms as a run may have. A fast but inexact product gets them wrong."""
     i, k, j = (torch.arange(n, device=device) for n in (128, 2048, 128))
     a = (i[:, None] * 65537 + k * 7919) % (2**22 + 1) - 2**21
     b = (k[:, None] * 104729 + j * 50021) % (2**22 + 1) - 2**21
-    b[:, 0] = a[0].sign() * 2**21  # all terms of one sign
+    # Here all terms have one sign.
+    b[:, 0] = a[0].sign() * 2**21
     return [torch.mm(a.to(torch.float64), b.to(torch.float64))]
 
 

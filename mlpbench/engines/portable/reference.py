@@ -1,8 +1,8 @@
-"""The arithmetic of docs/portable-format.md in NumPy and the standard library: the oracle of the PyTorch engine.
+"""Compute the arithmetic of docs/portable-format.md in NumPy and plain Python: the oracle of the PyTorch engine.
 
-Written from that page alone, so that two programs agree only where the page says enough. Readable and exact, not fast:
-every sum is one of integers, and of the C library only `sqrt` is used, which IEEE 754 has correctly rounded.
-A number that is not finite, or that a function is not defined for, raises InputError where it first appears.
+It is written from that page alone, so that the two programs agree only if the page defines enough. It is readable and
+exact, not fast: every sum is a sum of integers. Of the C library it uses only `sqrt`, which IEEE 754 requires to be
+correctly rounded. A number that is not finite, or outside the domain of a function, raises InputError where it appears.
 """
 
 import functools
@@ -36,10 +36,10 @@ _DIGESTS = {
 
 @functools.cache
 def tables() -> dict[str, F64]:
-    """The tables `exp` (2561 entries), `tanh` (1281) and `log` (129), read-only.
+    """Return the tables `exp` (2561 entries), `tanh` (1281) and `log` (129), read-only.
 
     Raises:
-        InputError: if a table has another digest than the page says.
+        InputError: if a table has another digest than on the page.
     """
     with localcontext(Context(prec=60)):
         x = [Decimal(n) / 64 for n in range(2561)]
@@ -48,28 +48,28 @@ def tables() -> dict[str, F64]:
             "tanh": [1 - 2 / (1 + (2 * v).exp()) for v in x[:1281]],
             "log": [(1 + v / 2).ln() for v in x[:129]],
         }
-    made = {name: np.array([float(v) for v in values]) for name, values in exact.items()}
-    for name, table in made.items():
+    rounded = {name: np.array([float(v) for v in values]) for name, values in exact.items()}
+    for name, table in rounded.items():
         table.flags.writeable = False
         if hashlib.sha256(table.astype("<f8").tobytes()).hexdigest() != _DIGESTS[name]:
-            raise InputError(f"table {name!r} of {VERSION} came out with other bits; use another build of Python")
-    return made
+            raise InputError(f"table {name!r} of {VERSION} has other bits here; use another build of Python")
+    return rounded
 
 
-def _within(x: F64, what: str, low: float = -_LARGEST, high: float = _LARGEST) -> F64:
+def _within(x: F64, name: str, low: float = -_LARGEST, high: float = _LARGEST) -> F64:
     if not np.all((x >= low) & (x <= high)):
-        wanted = "finite" if high - low == math.inf else f"from {low:.4g} to {high:.4g}"
-        raise InputError(f"{what} must be {wanted}; if training diverged, use a smaller lr")
+        domain = "finite" if high - low == math.inf else f"from {low:.4g} to {high:.4g}"
+        raise InputError(f"{name} must be {domain}; if training diverged, use a smaller lr")
     return x
 
 
-def _f32(x: F64, what: str) -> F64:
-    """`x` rounded to binary32, held in binary64 so that no later operation happens in binary32 by accident."""
-    return _within(x.astype(np.float32).astype(np.float64), what)
+def _f32(x: F64, name: str) -> F64:
+    """Round `x` to binary32, but return it as binary64, so that no later operation is in binary32 by accident."""
+    return _within(x.astype(np.float32).astype(np.float64), name)
 
 
 def budget(num_terms: int) -> int:
-    """How many bits `num_terms` numbers, at least one, may have so that every sum of them is at most 2^53.
+    """Return how many bits `num_terms` numbers, at least one, may have, so that every sum of them is at most 2^53.
 
     >>> budget(1), budget(2048), budget(2049)
     (42, 42, 41)
@@ -78,24 +78,25 @@ def budget(num_terms: int) -> int:
 
 
 def product_bits(config: RunConfig, num_features: int, num_classes: int) -> int:
-    """The one number of bits for every operand of a product in a run."""
+    """Return the number of bits that every operand of a product has in a run."""
     return budget(max(num_features, *config.hidden_sizes, num_classes, config.batch_size)) // 2
 
 
 @np.errstate(all="ignore")
 def snap(x: F64 | F32, bits: int) -> F64:
-    """`x`, of any shape, rounded to multiples of one power of two: integers of at most 2^bits times it.
+    """Round `x`, of any shape, to multiples of one power of two: integers of at most 2^bits times it.
 
     Raises:
-        InputError: if a number is not finite, or so large that the grid's constant is not.
+        InputError: if a number is not finite, or so large that the grid's constant is not finite.
     """
     fraction, exponent = math.frexp(np.max(np.abs(x), initial=2.0**-400))
-    c = np.ldexp(1.5, exponent + 52 - bits - (fraction == 0.5))  # where it is 0.5, the largest is the power itself
+    # If the fraction is 0.5, the largest number is the power of two itself.
+    c = np.ldexp(1.5, exponent + 52 - bits - (fraction == 0.5))
     return _within((x.astype(np.float64) + c) - c, "numbers to round")
 
 
 def _integers(x: F64) -> tuple[NDArray[np.int64], int, int]:
-    """Integers n, the largest exponent e for which x = n * 2^e, and the largest |n|."""
+    """Return integers n, the largest exponent e with x = n * 2^e, and the largest |n|."""
     top = math.frexp(np.max(np.abs(_within(x, "factors and terms")), initial=0))[1]
     scaled = np.ldexp(x, 53 - top)
     n = scaled.astype(np.int64)
@@ -109,7 +110,7 @@ def _integers(x: F64) -> tuple[NDArray[np.int64], int, int]:
 
 @np.errstate(all="ignore")
 def product(a: F64, b: F64, engine: str = "int64") -> F64:
-    """The exact matrix product of `a` (M, K) and `b` (K, N), by `int64` or by the integers of `python`.
+    """Return the exact matrix product of `a` (M, K) and `b` (K, N), by `int64` or by the integers of `python`.
 
     Raises:
         InputError: if an operand is not on a grid, a sum could be above 2^53, or no engine has that name.
@@ -123,7 +124,7 @@ def product(a: F64, b: F64, engine: str = "int64") -> F64:
 
 
 def exact_sum(x: F64) -> float:
-    """The sum of `snap(x, budget(n))` over the n numbers of a vector."""
+    """Return the sum of `snap(x, budget(n))` over the n numbers of a vector."""
     return float(product(np.ones((1, len(x))), snap(x, budget(len(x)))[:, np.newaxis])[0, 0])
 
 
@@ -139,7 +140,7 @@ def _shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
 
 
 def initial_parameters(seed: int, sizes: Sequence[int]) -> dict[str, F32]:
-    """Weights (outputs, inputs) and biases (outputs) of the layers between `sizes`: inputs, hidden sizes, classes."""
+    """Return weights (outputs, inputs) and biases (outputs) of the layers between `sizes`: inputs, hidden, classes."""
     parameters: dict[str, F32] = {}
     for index, (name, shape) in enumerate(_shapes(sizes).items()):
         r = np.frombuffer(_stream(seed, "initial", name, 4 * math.prod(shape)), "<u4").astype(np.int64)
@@ -149,18 +150,18 @@ def initial_parameters(seed: int, sizes: Sequence[int]) -> dict[str, F32]:
 
 
 def batch_order(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
-    """The indices of the training samples (num_samples) in the order in which epoch `epoch`, from 0, visits them."""
+    """Return the indices of the training samples (num_samples) in the order of epoch `epoch`, counted from 0."""
     keys = np.frombuffer(_stream(seed, "order", str(epoch), 8 * num_samples), "<u8")
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
 def inputs(pixels: NDArray[np.uint8]) -> F32:
-    """Pixels of 0 to 255 as numbers from -0.5 to 0.5, in the same shape."""
+    """Return pixels of 0 to 255 as numbers from -0.5 to 0.5, in the same shape."""
     return (pixels.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(1)
 
 
 def exp(x: F64) -> F64:
-    """The exponential of numbers of at most 0, but never below that of -40; relative error below 3e-13."""
+    """Return the exponential of numbers of at most 0, but never below that of -40; relative error below 3e-13."""
     v = np.maximum(_within(x, "arguments of exp", high=0), -40)
     n = np.rint(v * -64)
     r = v + n / 64
@@ -170,7 +171,7 @@ def exp(x: F64) -> F64:
 
 
 def tanh(x: F64) -> F64:
-    """The hyperbolic tangent; absolute error below 5e-12."""
+    """Return the hyperbolic tangent; absolute error below 5e-12."""
     a = np.minimum(np.abs(_within(x, "arguments of tanh")), 20)
     n = np.rint(a * 64)
     r = a - n / 64
@@ -181,7 +182,7 @@ def tanh(x: F64) -> F64:
 
 
 def log(x: F64) -> F64:
-    """The natural logarithm of numbers of at least 1; absolute error below 1e-12."""
+    """Return the natural logarithm of numbers of at least 1; absolute error below 1e-12."""
     fraction, exponent = np.frexp(_within(x, "arguments of log", low=1))
     m, k = fraction * 2, exponent - 1
     j = np.rint((m - 1) * 128)
@@ -194,25 +195,28 @@ def log(x: F64) -> F64:
 
 
 def sqrt32(v: F32) -> F32:
-    """The square root of numbers of at least 0, correctly rounded, however well np.sqrt does it."""
+    """Return the square root of numbers of at least 0, correctly rounded even if np.sqrt is not."""
     wide = _within(v.astype(np.float64), "arguments of sqrt32", low=0)
     exponent = np.frexp(wide)[1] - 47
     exponent -= exponent % 2
-    n = np.ldexp(wide, -exponent).astype(np.int64)  # from 2^46 to 2^48, exactly, so that the root has 24 bits
-    root = np.sqrt(n.astype(np.float64)).astype(np.int64)  # a guess, off by one at most
+    # n is exact and from 2^46 to 2^48, so that the root has 24 bits.
+    n = np.ldexp(wide, -exponent).astype(np.int64)
+    # A guess, with an error of one at most.
+    root = np.sqrt(n.astype(np.float64)).astype(np.int64)
     root -= root * root > n
     root += (root + 1) * (root + 1) <= n
-    root += n > root * (root + 1)  # the exact root is above root + 1/2, which it never equals
+    # Round up if the exact root is above root + 1/2; it is never equal to it.
+    root += n > root * (root + 1)
     y: F32 = np.ldexp(root.astype(np.float64), exponent // 2).astype(np.float32)
     return y
 
 
 @np.errstate(all="ignore")
 def cross_entropy(logits: F64, labels: NDArray[np.integer[Any]]) -> tuple[F64, F64]:
-    """Each sample's loss in nats (B), and the gradient (B, C) of their mean by the logits (B, C); labels are (B).
+    """Return each sample's loss in nats (B), and the gradient of their mean by the logits (B, C). Labels are (B).
 
     Raises:
-        InputError: if a label is none of the C classes.
+        InputError: if a label is not one of the C classes.
     """
     num_samples, num_classes = logits.shape
     if np.any((labels < 0) | (labels >= num_classes)):
@@ -235,16 +239,14 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[F64], F64], Callable[[F64, F64], F64]]
         lambda _, a: a * (1 - a),
     ),
 }
-
-
-"""Each activation a of z, and its derivative as a function of z and a."""
+"""For each activation a of z: the function, and its derivative as a function of z and a."""
 
 
 class Network:
-    """A perceptron in training: `parameters` in binary32, under their names and in their order.
+    """Train a perceptron. `parameters` are in binary32, by name and in their order.
 
     Raises:
-        InputError: if a parameter is missing or has another shape than the config says, or a name is unknown.
+        InputError: if a parameter is missing or has another shape than the config requires, or a name is unknown.
     """
 
     def __init__(
@@ -252,10 +254,10 @@ class Network:
     ) -> None:
         self.parameters: dict[str, F32] = {}
         for name, shape in _shapes((num_features, *config.hidden_sizes, num_classes)).items():
-            given = choose(parameters, name, "parameter")
-            if given.shape != shape:
-                raise InputError(f"{name} must have the shape {shape}, not {given.shape}")
-            self.parameters[name] = _f32(given.astype(np.float64), name).astype(np.float32)
+            values = choose(parameters, name, "parameter")
+            if values.shape != shape:
+                raise InputError(f"{name} must have the shape {shape}, not {values.shape}")
+            self.parameters[name] = _f32(values.astype(np.float64), name).astype(np.float32)
         choose(_ENGINES, engine, "engine")
         check_name(OPTIMIZERS, config.optimizer, f"optimizer of {VERSION}")
         self._activations = [choose(ACTIVATIONS, name, f"activation of {VERSION}") for name in config.activations]
@@ -266,18 +268,18 @@ class Network:
         self._powers = (1.0, 1.0)
 
     def logits(self, x: F32) -> F64:
-        """The logits (B, C) of inputs (B, D), without training; their last bits depend on what else is in the batch."""
+        """Return the logits (B, C) of inputs (B, D), without training. Their last bits depend on the whole batch."""
         return self._forward(x)[f"forward linear{len(self._activations)}"]
 
     @np.errstate(all="ignore")
     def step(self, x: F32, y: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
-        """Train on one batch of inputs (B, D) and labels (B), and tell every stage in the order of computing.
+        """Train on one batch of inputs (B, D) and labels (B), and return every stage in the order of computing.
 
         The keys are `forward linear{k}`, `forward {activation}{k}` (B, size), `loss` (nats per sample), `dlogits`
         (B, C), `gradient {parameter}` (before weight decay) and `update {parameter}` (binary32, the others binary64).
 
         Raises:
-            InputError: if a label is no class, or a number is not finite (some parameters may then be updated).
+            InputError: if a label is not a class, or a number is not finite (some parameters may then be updated).
         """
         forward = self._forward(x)
         losses, g = cross_entropy(forward[f"forward linear{len(self._activations)}"], y)

@@ -1,34 +1,44 @@
-"""The kernels of fused_cuda, in Triton; imported only where they are used, since not every platform has Triton.
+"""Define the kernels of engine fused_cuda, in Triton. Not every platform has Triton, so only `kernels()` imports this.
 
-A program computes one tile of a result in float32, from beginning to end: every sum has a fixed order, and nothing is
-added atomically. Widths and batches need not be multiples of the tiles.
+A program computes one tile of a result in float32, from beginning to end. Every sum has a fixed order, and no kernel
+uses atomic additions. Widths and batches need not be multiples of the tile sizes.
 
-Shapes: a matrix (rows, columns) lies row by row. Of a layer x is (B, I), weight (O, I), bias (O,); z, a, d and g are
-(B, O): its output, activation, the derivative there, and the gradient by z. Names of tiles: b samples, i inputs,
-o outputs, k terms of a sum.
+Tensor arguments are pointers to the first element; a matrix (rows, columns) is stored row by row. Each layer has the
+input x (B, I), weight (O, I) and bias (O,). The tensors z, a, d and g are (B, O): its output, the activation of the
+output, the activation's derivative, and the gradient of the loss by z. An argument can be None if a flag turns its
+use off.
+
+A program's tile is described by vectors of indices: `rows` of the batch, `outputs` and `inputs` of the layer, `terms`
+of a sum. `is_row`, `is_output`, `is_input` and `is_term` are false for indices beyond the end.
 """
 
 # mypy: ignore-errors
 # ruff: noqa: PLR0917
-# What the decorator compiles is not the Python that it looks like, and takes arguments in their order.
+# The decorator compiles the functions in its own way, which mypy cannot follow, and passes arguments by position.
 
 import triton
 import triton.language as tl
-from triton.errors import TritonError  # noqa: F401 (for who calls it)
+from triton.errors import TritonError  # noqa: F401 (for the caller, who cannot import Triton everywhere)
 from triton.runtime.interpreter import InterpretedFunction
 
-LAYER_FIELDS = tl.constexpr(12)  # numbers (int64) that `update` reads of a layer: see fused_cuda.py
+from mlpbench.engines import optimizer_rules
+
+BETA1 = tl.constexpr(optimizer_rules.BETA1)
+BETA2 = tl.constexpr(optimizer_rules.BETA2)
+EPSILON = tl.constexpr(optimizer_rules.EPSILON)
+# Fields (int64) that `update` reads of each layer.
+LAYER_FIELDS = tl.constexpr(12)
 
 
 @triton.jit
-def probe(made):
-    """Do hardly anything: it shows whether kernels can be built."""
-    tl.store(made, 1)
+def probe(out):
+    """Write a 1: a smallest kernel, to find out whether kernels can be built."""
+    tl.store(out, 1)
 
 
 @triton.jit
 def _expm1(x):
-    """exp(x) - 1 for x <= 0, good to 1e-7 of itself: near 0 by Taylor's series."""
+    """Return exp(x) - 1 for x <= 0, with a relative error of 1e-7: near 0 by Taylor's series."""
     series = 1.0 / 40320 * x + 1.0 / 5040
     series = series * x + 1.0 / 720
     series = series * x + 1.0 / 120
@@ -40,7 +50,7 @@ def _expm1(x):
 
 @triton.jit
 def _activate(z, kind: tl.constexpr):
-    """The activation of z, and its derivative there."""
+    """Return the activation of z, and its derivative there."""
     if kind == "relu":
         a = tl.where(z <= 0.0, 0.0, z)
         d = tl.where(z > 0.0, 1.0, 0.0)
@@ -48,9 +58,9 @@ def _activate(z, kind: tl.constexpr):
         d = tl.where(z > 0.0, 1.0, 0.01)
         a = z * d
     elif kind == "elu":
-        below = _expm1(tl.where(z > 0.0, 0.0, z))
-        a = tl.where(z > 0.0, z, below)
-        d = tl.where(z > 0.0, 1.0, below + 1.0)
+        negative = _expm1(tl.where(z > 0.0, 0.0, z))
+        a = tl.where(z > 0.0, z, negative)
+        d = tl.where(z > 0.0, 1.0, negative + 1.0)
     elif kind == "tanh":
         t = _expm1(-2.0 * tl.abs(z))
         magnitude = -t / (t + 2.0)
@@ -60,9 +70,9 @@ def _activate(z, kind: tl.constexpr):
         a = 1.0 / (1.0 + tl.exp(-z))
         d = a * (1.0 - a)
     elif kind == "silu":
-        s = 1.0 / (1.0 + tl.exp(-z))
-        a = z * s
-        d = s * (1.0 + z * (1.0 - s))
+        sigmoid = 1.0 / (1.0 + tl.exp(-z))
+        a = z * sigmoid
+        d = sigmoid * (1.0 + z * (1.0 - sigmoid))
     else:
         tl.static_assert(kind == "gelu")
         phi = 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
@@ -72,116 +82,129 @@ def _activate(z, kind: tl.constexpr):
 
 
 @triton.jit
-def _layer(x, sample, weight, bias, b_in, o, num_in, num_out, bb: tl.constexpr, bo: tl.constexpr, bk: tl.constexpr):
-    """A tile (b, o) of a layer's outputs; `sample` are the rows of x, `b_in` which of them there are."""
-    z = tl.zeros((bb, bo), tl.float32)
-    for first in range(0, num_in, bk):
-        k = first + tl.arange(0, bk)
-        left = tl.load(x + sample[:, None] * num_in + k[None, :], b_in[:, None] & (k < num_in)[None, :], 0.0)
-        right = tl.load(weight + o[None, :] * num_in + k[:, None], (k < num_in)[:, None] & (o < num_out)[None, :], 0.0)
+def _layer(
+    x, x_rows, weight, bias, is_row, outputs, num_in, num_out,
+    tile_rows: tl.constexpr, tile_outputs: tl.constexpr, tile_terms: tl.constexpr,
+):  # fmt: skip
+    """Return a tile (rows, outputs) of z. `x_rows` are the rows of x; those that are not `is_row` are not read."""
+    z = tl.zeros((tile_rows, tile_outputs), tl.float32)
+    for start in range(0, num_in, tile_terms):
+        terms = start + tl.arange(0, tile_terms)
+        left = tl.load(x + x_rows[:, None] * num_in + terms[None, :], is_row[:, None] & (terms < num_in)[None, :], 0.0)
+        right_at = weight + outputs[None, :] * num_in + terms[:, None]
+        right = tl.load(right_at, (terms < num_in)[:, None] & (outputs < num_out)[None, :], 0.0)
         z = tl.dot(left, right, z, input_precision="ieee")
-    return z + tl.load(bias + o, o < num_out, 0.0)[None, :]
+    return z + tl.load(bias + outputs, outputs < num_out, 0.0)[None, :]
 
 
 @triton.jit(do_not_specialize=["num_samples"])
 def forward(
     x, index, weight, bias, z, a, d, num_samples, num_in, num_out,
-    kind: tl.constexpr, gathers: tl.constexpr, trains: tl.constexpr, keeps: tl.constexpr,
-    bb: tl.constexpr, bo: tl.constexpr, bk: tl.constexpr,
+    kind: tl.constexpr, gathers: tl.constexpr, stores_d: tl.constexpr, stores_z: tl.constexpr,
+    tile_rows: tl.constexpr, tile_outputs: tl.constexpr, tile_terms: tl.constexpr,
 ):  # fmt: skip
-    """A hidden layer; the samples are those of `index` if it gathers. `d` is written if it trains, `z` if it keeps."""
-    b = tl.program_id(0) * bb + tl.arange(0, bb)
-    o = tl.program_id(1) * bo + tl.arange(0, bo)
-    b_in = b < num_samples
-    sample = b.to(tl.int64)
+    """Compute a hidden layer. If it gathers, the batch is the rows of x that `index` (B,) int64 lists."""
+    rows = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
+    outputs = tl.program_id(1) * tile_outputs + tl.arange(0, tile_outputs)
+    is_row = rows < num_samples
+    x_rows = rows.to(tl.int64)
     if gathers:
-        sample = tl.load(index + b, b_in, 0)
-    out = _layer(x, sample, weight, bias, b_in, o, num_in, num_out, bb, bo, bk)
-    activation, derivative = _activate(out, kind)
-    at = b.to(tl.int64)[:, None] * num_out + o[None, :]
-    inside = b_in[:, None] & (o < num_out)[None, :]
-    tl.store(a + at, activation, inside)
-    if trains:
-        tl.store(d + at, derivative, inside)
-    if keeps:
-        tl.store(z + at, out, inside)
+        x_rows = tl.load(index + rows, is_row, 0)
+    tile = _layer(x, x_rows, weight, bias, is_row, outputs, num_in, num_out, tile_rows, tile_outputs, tile_terms)
+    activation, derivative = _activate(tile, kind)
+    offsets = rows.to(tl.int64)[:, None] * num_out + outputs[None, :]
+    is_inside = is_row[:, None] & (outputs < num_out)[None, :]
+    tl.store(a + offsets, activation, is_inside)
+    if stores_d:
+        tl.store(d + offsets, derivative, is_inside)
+    if stores_z:
+        tl.store(z + offsets, tile, is_inside)
 
 
 @triton.jit(do_not_specialize=["num_samples"])
 def output(
     x, index, labels, weight, bias, logits, g, losses, hits, d_below, g_below, powers, num_samples, num_in, num_out,
-    trains: tl.constexpr, bb: tl.constexpr, bo: tl.constexpr, bk: tl.constexpr,
+    trains: tl.constexpr, tile_rows: tl.constexpr, tile_outputs: tl.constexpr, tile_terms: tl.constexpr,
 ):  # fmt: skip
-    """The last layer; if it trains, losses and gradients too, down to those of the layer below.
+    """Compute the last layer; if it trains, also the losses, and the gradients g of this layer and of the layer below.
 
-    A program has all outputs of its samples. `losses` are float64, `hits` 1 where the largest logit is the label's.
-    `powers` are those of Adam's betas, 1 before the first step.
+    A program has all outputs of its rows. Only `trains` uses the following arguments:
+
+    - The labels of the batch are those elements of `labels` that `index` (B,) int64 lists.
+    - `losses` (B,) are float64; `hits` (B,) int32 are 1 where the largest logit is the label's.
+    - `d_below` and `g_below` belong to the layer below; the kernel reads the first and writes the second.
+    - `powers` (2,) float64 are those of Adam's betas, 1 before the first step. The kernel multiplies them once.
     """
-    b = tl.program_id(0) * bb + tl.arange(0, bb)
-    o = tl.arange(0, bo)
-    b_in = b < num_samples
-    o_in = o < num_out
-    row = b.to(tl.int64)
-    z = _layer(x, row, weight, bias, b_in, o, num_in, num_out, bb, bo, bk)
-    at = row[:, None] * num_out + o[None, :]
-    inside = b_in[:, None] & o_in[None, :]
-    tl.store(logits + at, z, inside)
+    rows = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
+    outputs = tl.arange(0, tile_outputs)
+    is_row = rows < num_samples
+    is_output = outputs < num_out
+    x_rows = rows.to(tl.int64)
+    z = _layer(x, x_rows, weight, bias, is_row, outputs, num_in, num_out, tile_rows, tile_outputs, tile_terms)
+    offsets = x_rows[:, None] * num_out + outputs[None, :]
+    is_inside = is_row[:, None] & is_output[None, :]
+    tl.store(logits + offsets, z, is_inside)
     if trains:
-        sample = tl.load(index + b, b_in, 0)
-        label = tl.load(labels + sample, b_in, 0)
-        is_label = o[None, :] == label[:, None]
-        z = tl.where(o_in[None, :], z, float("-inf"))
+        samples = tl.load(index + rows, is_row, 0)
+        label = tl.load(labels + samples, is_row, 0)
+        is_label = outputs[None, :] == label[:, None]
+        z = tl.where(is_output[None, :], z, float("-inf"))
         largest = tl.max(z, 1)
         power = tl.exp(z - largest[:, None])
         total = tl.sum(power, 1)
         gradient = (power / total[:, None] - tl.where(is_label, 1.0, 0.0)) / num_samples
-        gradient = tl.where(inside, gradient, 0.0)
-        tl.store(g + at, gradient, inside)
-        above = largest - tl.sum(tl.where(is_label, z, 0.0), 1)
-        tl.store(losses + b, tl.log(total.to(tl.float64)) + above, b_in)
-        tl.store(hits + b, (tl.argmax(z, 1) == label).to(tl.int32), b_in)
-        for first in range(0, num_in, bk):
-            i = first + tl.arange(0, bk)
-            right = tl.load(weight + o[:, None] * num_in + i[None, :], o_in[:, None] & (i < num_in)[None, :], 0.0)
+        gradient = tl.where(is_inside, gradient, 0.0)
+        tl.store(g + offsets, gradient, is_inside)
+        distance = largest - tl.sum(tl.where(is_label, z, 0.0), 1)
+        tl.store(losses + rows, tl.log(total.to(tl.float64)) + distance, is_row)
+        tl.store(hits + rows, (tl.argmax(z, 1) == label).to(tl.int32), is_row)
+        for start in range(0, num_in, tile_terms):
+            inputs = start + tl.arange(0, tile_terms)
+            right_at = weight + outputs[:, None] * num_in + inputs[None, :]
+            right = tl.load(right_at, is_output[:, None] & (inputs < num_in)[None, :], 0.0)
             below = tl.dot(gradient, right, input_precision="ieee")
-            at_below = row[:, None] * num_in + i[None, :]
-            inside_below = b_in[:, None] & (i < num_in)[None, :]
-            tl.store(g_below + at_below, below * tl.load(d_below + at_below, inside_below, 0.0), inside_below)
+            below_offsets = x_rows[:, None] * num_in + inputs[None, :]
+            is_below = is_row[:, None] & (inputs < num_in)[None, :]
+            tl.store(g_below + below_offsets, below * tl.load(d_below + below_offsets, is_below, 0.0), is_below)
         if tl.program_id(0) == 0:
-            tl.store(powers, tl.load(powers) * 0.9)
-            tl.store(powers + 1, tl.load(powers + 1) * 0.999)
+            tl.store(powers, tl.load(powers) * BETA1)
+            tl.store(powers + 1, tl.load(powers + 1) * BETA2)
 
 
 @triton.jit(do_not_specialize=["num_samples"])
 def backward(
     g, weight, d_below, g_below, num_samples, num_in, num_out,
-    bb: tl.constexpr, bi: tl.constexpr, bk: tl.constexpr,
+    tile_rows: tl.constexpr, tile_inputs: tl.constexpr, tile_terms: tl.constexpr,
 ):  # fmt: skip
-    """From a layer's gradients those of the layer below."""
-    b = tl.program_id(0) * bb + tl.arange(0, bb)
-    i = tl.program_id(1) * bi + tl.arange(0, bi)
-    b_in = b < num_samples
-    i_in = i < num_in
-    row = b.to(tl.int64)
-    below = tl.zeros((bb, bi), tl.float32)
-    for first in range(0, num_out, bk):
-        k = first + tl.arange(0, bk)
-        left = tl.load(g + row[:, None] * num_out + k[None, :], b_in[:, None] & (k < num_out)[None, :], 0.0)
-        right = tl.load(weight + k[:, None] * num_in + i[None, :], (k < num_out)[:, None] & i_in[None, :], 0.0)
+    """Compute the gradients g of the layer below from those of a layer."""
+    rows = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
+    inputs = tl.program_id(1) * tile_inputs + tl.arange(0, tile_inputs)
+    is_row = rows < num_samples
+    is_input = inputs < num_in
+    g_rows = rows.to(tl.int64)
+    below = tl.zeros((tile_rows, tile_inputs), tl.float32)
+    for start in range(0, num_out, tile_terms):
+        terms = start + tl.arange(0, tile_terms)
+        left = tl.load(
+            g + g_rows[:, None] * num_out + terms[None, :], is_row[:, None] & (terms < num_out)[None, :], 0.0
+        )
+        right_at = weight + terms[:, None] * num_in + inputs[None, :]
+        right = tl.load(right_at, (terms < num_out)[:, None] & is_input[None, :], 0.0)
         below = tl.dot(left, right, below, input_precision="ieee")
-    at = row[:, None] * num_in + i[None, :]
-    inside = b_in[:, None] & i_in[None, :]
-    tl.store(g_below + at, below * tl.load(d_below + at, inside, 0.0), inside)
+    offsets = g_rows[:, None] * num_in + inputs[None, :]
+    is_inside = is_row[:, None] & is_input[None, :]
+    tl.store(g_below + offsets, below * tl.load(d_below + offsets, is_inside, 0.0), is_inside)
 
 
 @triton.jit
 def _apply(
-    parameter, m_at, v_at, gradient, at, inside, g, powers, lr, momentum, decay, rule: tl.constexpr, keeps: tl.constexpr
-):
-    """The new parameters, from their gradients g, as torch.optim has them."""
-    if keeps:
-        tl.store(gradient + at, g, inside)
-    p = tl.load(parameter + at, inside, 0.0)
+    parameter, m_state, v_state, gradient, offsets, is_inside, g, powers, lr, momentum, decay,
+    rule: tl.constexpr, stores_gradients: tl.constexpr,
+):  # fmt: skip
+    """Write the new parameters, by the rules of torch.optim, from the values g of their gradients."""
+    if stores_gradients:
+        tl.store(gradient + offsets, g, is_inside)
+    p = tl.load(parameter + offsets, is_inside, 0.0)
     if rule == "adamw":
         p -= lr * decay * p
     else:
@@ -189,73 +212,79 @@ def _apply(
     if rule == "sgd":
         p -= lr * g
     elif (rule == "momentum") | (rule == "nesterov"):
-        m = momentum * tl.load(m_at + at, inside, 0.0) + g
-        tl.store(m_at + at, m, inside)
+        m = momentum * tl.load(m_state + offsets, is_inside, 0.0) + g
+        tl.store(m_state + offsets, m, is_inside)
         p -= lr * (g + momentum * m if rule == "nesterov" else m)
     else:
         tl.static_assert((rule == "adam") | (rule == "adamw"))
-        m = tl.load(m_at + at, inside, 0.0)
-        m += (g - m) * 0.1
-        v = tl.load(v_at + at, inside, 0.0) * 0.999 + g * g * 0.001
-        tl.store(m_at + at, m, inside)
-        tl.store(v_at + at, v, inside)
+        m = tl.load(m_state + offsets, is_inside, 0.0)
+        m += (g - m) * (1.0 - BETA1)
+        v = tl.load(v_state + offsets, is_inside, 0.0) * BETA2 + g * g * (1.0 - BETA2)
+        tl.store(m_state + offsets, m, is_inside)
+        tl.store(v_state + offsets, v, is_inside)
         rate = (lr / (1.0 - tl.load(powers))).to(tl.float32)
         root = tl.sqrt(1.0 - tl.load(powers + 1)).to(tl.float32)
-        p -= rate * m / (tl.sqrt_rn(v) / root + 1e-8)
-    tl.store(parameter + at, p, inside)
+        p -= rate * m / (tl.sqrt_rn(v) / root + EPSILON)
+    tl.store(parameter + offsets, p, is_inside)
 
 
 @triton.jit
-def _floats(address):
-    """The float32 numbers whose address lies there."""
-    return tl.load(address).to(tl.pointer_type(tl.float32))
+def _floats(field):
+    """Return a pointer to float32 numbers, whose address is in this field."""
+    return tl.load(field).to(tl.pointer_type(tl.float32))
 
 
 @triton.jit(do_not_specialize=["num_samples"])
 def update(
     tiles, layers, index, powers, num_samples, lr, momentum, decay,
-    rule: tl.constexpr, keeps: tl.constexpr, bo: tl.constexpr, bi: tl.constexpr, bk: tl.constexpr,
+    rule: tl.constexpr, stores_gradients: tl.constexpr,
+    tile_outputs: tl.constexpr, tile_inputs: tl.constexpr, tile_terms: tl.constexpr,
 ):  # fmt: skip
-    """Gradients by the parameters of all layers, and the new parameters; the gradients are written if it keeps them.
+    """Compute the gradients by the parameters of all layers, and the new parameters.
 
-    `tiles` (programs, 3) int32: which layer, and the first output and input. The first inputs' program has the biases.
+    `tiles` (programs, 3) int32: the layer, the first output and the first input. The program that has a layer's input 0
+    also computes the biases.
+
+    `layers` (layers, 12) int64, of each layer: the numbers of inputs and outputs; the addresses of x and g; those of
+    the weight and of its m, v and gradient; those of the bias and of its m, v and gradient. An unused address is 0.
     """
     tile = tiles + 3 * tl.program_id(0)
     number = tl.load(tile)
-    first_i = tl.load(tile + 2)
-    o = tl.load(tile + 1) + tl.arange(0, bo)
-    i = first_i + tl.arange(0, bi)
+    first_input = tl.load(tile + 2)
+    outputs = tl.load(tile + 1) + tl.arange(0, tile_outputs)
+    inputs = first_input + tl.arange(0, tile_inputs)
     layer = layers + LAYER_FIELDS * number
     num_in = tl.load(layer).to(tl.int32)
     num_out = tl.load(layer + 1).to(tl.int32)
     x = _floats(layer + 2)
     g = _floats(layer + 3)
-    o_in = o < num_out
-    i_in = i < num_in
-    gradient = tl.zeros((bo, bi), tl.float32)
-    for first in range(0, num_samples, bk):
-        k = first + tl.arange(0, bk)
-        k_in = k < num_samples
-        sample = tl.where(number == 0, tl.load(index + k, k_in, 0), k.to(tl.int64))
-        row = k.to(tl.int64)
-        left = tl.load(g + row[None, :] * num_out + o[:, None], o_in[:, None] & k_in[None, :], 0.0)
-        right = tl.load(x + sample[:, None] * num_in + i[None, :], k_in[:, None] & i_in[None, :], 0.0)
+    is_output = outputs < num_out
+    is_input = inputs < num_in
+    gradient = tl.zeros((tile_outputs, tile_inputs), tl.float32)
+    for start in range(0, num_samples, tile_terms):
+        terms = start + tl.arange(0, tile_terms)
+        is_term = terms < num_samples
+        x_rows = tl.where(number == 0, tl.load(index + terms, is_term, 0), terms.to(tl.int64))
+        g_rows = terms.to(tl.int64)
+        left = tl.load(g + g_rows[None, :] * num_out + outputs[:, None], is_output[:, None] & is_term[None, :], 0.0)
+        right = tl.load(x + x_rows[:, None] * num_in + inputs[None, :], is_term[:, None] & is_input[None, :], 0.0)
         gradient = tl.dot(left, right, gradient, input_precision="ieee")
     _apply(
         _floats(layer + 4), _floats(layer + 5), _floats(layer + 6), _floats(layer + 7),
-        o[:, None] * num_in + i[None, :], o_in[:, None] & i_in[None, :],
-        gradient, powers, lr, momentum, decay, rule, keeps,
+        outputs[:, None] * num_in + inputs[None, :], is_output[:, None] & is_input[None, :],
+        gradient, powers, lr, momentum, decay, rule, stores_gradients,
     )  # fmt: skip
-    if first_i == 0:
-        sums = tl.zeros((bo,), tl.float32)
-        for first in range(0, num_samples, bk):
-            row = (first + tl.arange(0, bk)).to(tl.int64)
-            inside = o_in[:, None] & (row < num_samples)[None, :]
-            sums += tl.sum(tl.load(g + row[None, :] * num_out + o[:, None], inside, 0.0), 1)
+    if first_input == 0:
+        sums = tl.zeros((tile_outputs,), tl.float32)
+        for start in range(0, num_samples, tile_terms):
+            g_rows = (start + tl.arange(0, tile_terms)).to(tl.int64)
+            is_inside = is_output[:, None] & (g_rows < num_samples)[None, :]
+            sums += tl.sum(tl.load(g + g_rows[None, :] * num_out + outputs[:, None], is_inside, 0.0), 1)
         _apply(
             _floats(layer + 8), _floats(layer + 9), _floats(layer + 10), _floats(layer + 11),
-            o, o_in, sums, powers, lr, momentum, decay, rule, keeps,
+            outputs, is_output, sums, powers, lr, momentum, decay, rule, stores_gradients,
         )  # fmt: skip
 
 
-IS_INTERPRETED = isinstance(forward, InterpretedFunction)  # as TRITON_INTERPRET said when this was imported
+# The value of TRITON_INTERPRET when this module was imported decides it.
+IS_INTERPRETED = isinstance(forward, InterpretedFunction)

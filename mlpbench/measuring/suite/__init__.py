@@ -1,1 +1,1 @@
-"""The suite `bench/` as a pytest plugin."""
+"""Run the benchmark suite `bench/`, as a pytest plugin on top of pytest-benchmark."""

@@ -1,4 +1,4 @@
-"""pytest-benchmark's rounds as blocks: the clock that it reads, which emits each round when it is over."""
+"""Turn the rounds of pytest-benchmark into blocks: the clock that it reads, which emits each round at its end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ from mlpbench.records.kinds import Block
 
 
 class RoundTimer:
-    """The synchronising clock, as pytest-benchmark reads it; emits a block for every round that it has counted.
+    """Read the synchronising clock for pytest-benchmark, and emit a block for every round that it has counted.
 
-    A round is counted after its second reading, so it is emitted at the next reading, before the clock is read: the
-    writing and the control workload stay outside the timed region.
+    pytest-benchmark counts a round after it has read the clock for the second time. So a round is emitted at the next
+    reading, before the clock is read. The writing and the control workload stay outside the timed region.
     """
 
     def __init__(self) -> None:
@@ -20,13 +20,13 @@ class RoundTimer:
         self._emit: Callable[[Block], None] | None = None
 
     def __call__(self) -> float:
-        """Seconds, once the device is done."""
+        """Return the seconds of the clock, after the device has finished."""
         self.flush()
         self._readings = (self._readings[1], now())
         return self._readings[1]
 
     def follow(self, benchmark: Any, measurement_id: str, watch: timing.Watch, emit: Callable[[Block], None]) -> None:
-        """Emit the rounds of this fixture from now on."""
+        """Emit the rounds of this fixture `benchmark` from now on."""
         self._benchmark = benchmark
         self._measurement_id = measurement_id
         self._watch = watch
@@ -36,7 +36,7 @@ class RoundTimer:
         watch.begin()
 
     def flush(self) -> None:
-        """Emit the round that was counted last, if it has not been."""
+        """Emit the round that was counted last, unless it is emitted already."""
         if self._emit is None or self._benchmark.stats is None:
             return
         if len(self._benchmark.stats.stats.data) > self._num_emitted:

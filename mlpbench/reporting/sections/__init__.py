@@ -1,1 +1,1 @@
-"""The sections of the report, one file a subject."""
+"""Make the sections of the report, one module for each subject."""

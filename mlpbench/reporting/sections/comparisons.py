@@ -1,11 +1,11 @@
-"""Report what `mlpbench time` measured: times, and ratios of settings that ran interleaved."""
+"""Report the results of `mlpbench time`: times, and changes between settings that ran interleaved."""
 
 from mlpbench.reporting import frames
 from mlpbench.reporting.section import Part, ReportData, Section
 
 
 def make(data: ReportData) -> Part:
-    """Make the section of times and, if several settings ran interleaved, the section of ratios."""
+    """Make the section of times and, if several settings ran interleaved, the section of changes."""
     blocks = data.blocks
     if blocks.empty or not (blocks["suite"] == "time").any():
         return Part()
@@ -17,7 +17,7 @@ def make(data: ReportData) -> Part:
         Section(
             name="timed",
             title="Results of mlpbench time",
-            text="What mlpbench time measured, one row per setting.",
+            text="The times of each setting, one row per setting.",
             frame=timings.drop(columns=["suite", "config"]),
             commands=commands,
         )
@@ -28,9 +28,8 @@ def make(data: ReportData) -> Part:
             Section(
                 name="in-turns",
                 title="Interleaved comparisons",
-                text="Settings that ran interleaved in one process, round by round. The ratio is the time of the "
-                "contender over the time of the baseline; below 1 is faster. Low and high: a 95 % interval over "
-                "rounds.",
+                text="Settings that ran interleaved in one process, round by round. The change is that of the time "
+                "from the baseline to the contender; below zero is faster. Low and high: a 95 % interval over rounds.",
                 frame=ratios,
                 commands=commands,
             )

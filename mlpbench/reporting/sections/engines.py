@@ -1,6 +1,6 @@
-"""Engines against eager: how many times faster, how near to the machine's own rate, and when a slow start pays.
+"""Report engines against eager: the gain, the share of the hardware limit, and when a slow start pays.
 
-A row of the frame is an engine in a group that ran in turns with eager and differs from it in nothing else.
+Engines are compared if they ran interleaved with eager and differ from it in nothing else.
 """
 
 import math
@@ -16,42 +16,31 @@ from mlpbench.reporting import figures, formatting, frames
 from mlpbench.reporting.section import Fact, Part, ReportData, Section
 
 BASELINE = "eager"
-_RACE = (
-    "The same training by different engines, interleaved round by round. Gain: eager's time over the engine's, the "
-    "median over rounds (over processes where there are several) with its interval; above 1 is faster. “% of hardware "
-    "limit”: the time that the products need at the best rate of this machine, over the time that the engine takes."
+_GAINS = (
+    "The same training by different engines, interleaved round by round. Gain: eager's time over the engine's time; "
+    "above 1 is faster. It is the median over rounds (over processes if there are several), with its interval. “% of "
+    "hardware limit”: the time that the products need at the best rate of this machine, over the time of the engine."
 )
 _FIRST_STEP = (
-    "From a trainer with its data to the end of the first step of an epoch, in a fresh process with empty caches: "
-    "libraries are built and graphs compiled in this time. Pays after: the number of epochs of the same workload after "
-    "which the time saved over eager exceeds the extra time of the first step."
+    "The time from a trainer with its data to the end of the first step, in a fresh process with empty caches. "
+    "Libraries are built and graphs are compiled in this time. “Pays after epochs”: the number of epochs of the same "
+    "workload after which the time saved over eager exceeds the extra time of the first step."
 )
 
 
 def speeds(blocks: pd.DataFrame) -> pd.DataFrame:
-    """A row per engine of a `table.blocks` frame that ran in turns with eager, eager included.
+    """Return a row per engine of a `frames.blocks` frame that ran interleaved with eager; eager has a row too.
 
-    Columns: machine, operation, device, num_threads, dataset, batch_size, width, optimizer, engine, median_s,
-    gain_ratio (eager's time over the engine's) with low_ratio and high_ratio, coverage, num_rounds, num_processes,
-    roof_share, session, config (eager's). Of each config the newest run, by the throughput clock.
+    Only the newest run of each config counts, and only the throughput clock. Columns: machine, operation, device,
+    num_threads, dataset, batch_size, width, optimizer, engine, median_s, gain_ratio (eager's time over the engine's)
+    with low_ratio and high_ratio, coverage, num_rounds, num_processes, roof_share (share of the hardware limit),
+    session, config (eager's).
     """
     if blocks.empty:
         return pd.DataFrame()
-    # By what was raced: the newest run, and its processes' groups.
-    newest: dict[tuple[str, str, RunConfig], tuple[str, list[pd.DataFrame]]] = {}
-    for _, group in blocks[blocks["clock"] == "throughput"].groupby("group", sort=False):
-        eager = group[group["engine"] == BASELINE]
-        if eager.empty or frames.varying(group["config"].unique().tolist()) != ["engine"]:
-            continue
-        first = eager.iloc[0]
-        raced = (first["machine"], first["operation"], first["config"])
-        if raced not in newest or newest[raced][0] != first["row"]:
-            newest[raced] = first["row"], []
-        newest[raced][1].append(group)
     rows = []
-    for (_, _, config), (_, processes) in newest.items():
-        whole = pd.concat(processes)
-        for engine, part in whole.groupby("engine", sort=False):
+    for config, processes in _newest_groups(blocks):
+        for engine, part in pd.concat(processes).groupby("engine", sort=False):
             first = part.iloc[0]
             gain = _gain(processes, str(engine))
             median_s = float(part["seconds"].median())
@@ -73,7 +62,7 @@ def speeds(blocks: pd.DataFrame) -> pd.DataFrame:
                     "coverage": gain.coverage,
                     "num_rounds": len(part),
                     "num_processes": len(processes),
-                    "roof_share": first["roof_s"] / median_s,
+                    "roof_share": first["limit_s"] / median_s,
                     "session": first["session"],
                     "config": config,
                 }
@@ -81,29 +70,49 @@ def speeds(blocks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _newest_groups(blocks: pd.DataFrame) -> Iterator[tuple[RunConfig, list[pd.DataFrame]]]:
+    """Yield eager's config and the blocks of each process, for the newest run of every group of engines."""
+    newest: dict[tuple[str, str, RunConfig], tuple[str, list[pd.DataFrame]]] = {}
+    for _, group in blocks[blocks["clock"] == "throughput"].groupby("group", sort=False):
+        eager = group[group["engine"] == BASELINE]
+        if eager.empty or frames.varying(group["config"].unique().tolist()) != ["engine"]:
+            continue
+        first = eager.iloc[0]
+        workload = (first["machine"], first["operation"], first["config"])
+        if workload not in newest or newest[workload][0] != first["row"]:
+            newest[workload] = first["row"], []
+        newest[workload][1].append(group)
+    for (_, _, config), (_, processes) in newest.items():
+        yield config, processes
+
+
 def _gain(processes: list[pd.DataFrame], engine: str) -> stats.Interval:
-    """Eager's time over the engine's: median over the processes, or over the rounds of one."""
-    found = []
+    """Return eager's time over the engine's: the median over processes, or over the rounds of a single process."""
+    gains = []
     for group in processes:
         by_round = group.pivot_table(index="round", columns="engine", values="seconds").dropna()
-        found.append(stats.ratio_interval(by_round[engine].tolist(), by_round[BASELINE].tolist()))
-    return found[0] if len(found) == 1 else stats.median_interval([each.estimate for each in found])
+        gains.append(stats.ratio_interval(by_round[engine].tolist(), by_round[BASELINE].tolist()))
+    return gains[0] if len(gains) == 1 else stats.median_interval([gain.estimate for gain in gains])
 
 
-def starts(results: Results, raced: pd.DataFrame) -> pd.DataFrame:
-    """A row per engine whose first step was timed: the newest, with the seconds beyond eager's, and what they buy.
+def starts(results: Results, gains: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per engine whose first step was timed, by its newest measurement.
 
-    `raced` is what `speeds` gives. Columns: machine, device, engine, first_step_s, epoch_s, eager_epoch_s,
-    pays_after_epochs (infinite: never; NaN: no epoch of it was timed).
+    Columns: machine, device, engine, first_step_s, epoch_s, eager_epoch_s, pays_after_epochs (infinite: never; NaN: no
+    epoch of the engine was timed).
+
+    Args:
+        results: the records, which have the first steps.
+        gains: the frame of `speeds`, which has the epochs.
     """
     newest: dict[tuple[str, RunConfig], float] = {}
-    wall = {block.measurement: block.wall_ns / block.iterations / 1e9 for block in results.blocks}
-    found = [m for m in results.measurements.values() if m.operation == "first_step" and m.id in wall]
-    for m in sorted(found, key=lambda m: results.sessions[m.session].started_at):
-        newest[results.sessions[m.session].environment.machine, m.config] = wall[m.id]
+    wall_s = {block.measurement: block.wall_ns / block.iterations / 1e9 for block in results.blocks}
+    first_steps = [m for m in results.measurements.values() if m.operation == "first_step" and m.id in wall_s]
+    for m in sorted(first_steps, key=lambda m: results.sessions[m.session].started_at):
+        newest[results.sessions[m.session].environment.machine, m.config] = wall_s[m.id]
     epochs = {
         (row["machine"], replace(row["config"], engine=row["engine"])): row["median_s"]
-        for _, row in raced.iterrows()
+        for _, row in gains.iterrows()
         if row["operation"] == "epoch"
     }
     rows = []
@@ -125,7 +134,7 @@ def starts(results: Results, raced: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pays_after(extra_s: float, saved_s: float) -> float:
-    """Epochs after which a saving makes up for a slow start.
+    """Return the number of epochs after which the time saved exceeds the extra time of the first step.
 
     >>> _pays_after(9.1, 0.5), _pays_after(1.0, -0.1), _pays_after(-1.0, 0.1)
     (19.0, inf, 0.0)
@@ -142,22 +151,23 @@ def make(data: ReportData) -> Part:
     gains = speeds(data.blocks)
     if gains.empty:
         return Part()
-    first = starts(data.results, gains)
+    first_steps = starts(data.results, gains)
     sections = [
-        _race(data.results, title, gains[gains["operation"] == operation])
+        _gains_section(data.results, title, gains[gains["operation"] == operation])
         for operation, title in (
             (Operation.EPOCH, "Engines: an epoch"),
             (Operation.TRAIN_STEP, "Engines: a training step"),
         )
         if (gains["operation"] == operation).any()
     ]
-    if not first.empty:
-        sections.append(Section(name="engines-start", title="Engines: the first step", text=_FIRST_STEP, frame=first))
+    if not first_steps.empty:
+        title = "Engines: the first step"
+        sections.append(Section(name="engines-start", title=title, text=_FIRST_STEP, frame=first_steps))
     return Part(sections=tuple(sections), facts=tuple(_fastest(gains)))
 
 
-def _race(results: Results, title: str, gains: pd.DataFrame) -> Section:
-    ratios = ", ".join(
+def _gains_section(results: Results, title: str, gains: pd.DataFrame) -> Section:
+    texts = ", ".join(
         f"{row['engine']} {row['gain_ratio']:.2f} times as fast as eager (batch {row['batch_size']}, width "
         f"{row['width']}, {row['device']})"
         for _, row in gains.iterrows()
@@ -166,16 +176,16 @@ def _race(results: Results, title: str, gains: pd.DataFrame) -> Section:
     return Section(
         name=f"engines-{gains['operation'].iloc[0].replace('_', '-')}",
         title=title,
-        text=_RACE,
+        text=_GAINS,
         frame=_without_constants(gains),
         figure=figures.gains(gains),
-        alt=f"{ratios}.",
+        alt=f"{texts}.",
         commands=frames.commands(results, set(gains["session"])),
     )
 
 
 def _without_constants(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without what is the same throughout, as far as it does not matter."""
+    """Drop the columns that have the same value in every row, of those that only distinguish workloads."""
     constant = [name for name in ("dataset", "optimizer", "num_threads", "operation") if len(set(frame[name])) <= 1]
     return frame.drop(columns=["session", "config", *constant])
 
@@ -196,5 +206,7 @@ def _fastest(gains: pd.DataFrame) -> Iterator[Fact]:
             f"{formatting.seconds(best['median_s'])} an epoch, batch {best['batch_size']}, width {best['width']}"
         )
         yield Fact(
-            name=f"Fastest engine over eager, {device}", value=f"{best['engine']} {best['gain_ratio']:.2f}×", note=note
+            name=f"Fastest engine and its gain, {device}",
+            value=f"{best['engine']} {best['gain_ratio']:.2f}×",
+            note=note,
         )

@@ -1,4 +1,4 @@
-"""Report the machine and the protocol: summary, peak rates, what was skipped, and how it was measured."""
+"""Report the machine and the protocol: summary, peak rates, skipped benchmarks, and how it was measured."""
 
 from mlpbench.records.results import Results
 from mlpbench.reporting import frames
@@ -32,14 +32,14 @@ def summary(results: Results) -> str:
 
 
 def make(data: ReportData) -> Part:
-    """Make the sections of peak rates and of what was skipped."""
+    """Make the sections of peak rates and of skipped benchmarks."""
     sections = []
     peaks = frames.peaks(data.results)
     if not peaks.empty:
         sections.append(Section(name="peaks", title="Peak rates of the machine", text=_PEAKS, frame=peaks))
     skips = frames.skips(data.results)
     if not skips.empty:
-        text = "What was asked for but could not run here."
+        text = "Benchmarks that were asked for but could not run here, by the reason."
         sections.append(Section(name="skipped", title="Skipped", text=text, frame=skips))
     return Part(sections=tuple(sections))
 

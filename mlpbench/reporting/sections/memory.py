@@ -5,7 +5,7 @@ from mlpbench.reporting.section import Part, ReportData, Section
 
 _TEXT = (
     "The most memory that one process held, with data, model and libraries, from a separate pass that is not timed. "
-    "Before: what it held when the operation began."
+    "Before: the memory that it held when the operation began."
 )
 
 

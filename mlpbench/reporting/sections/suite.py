@@ -1,4 +1,4 @@
-"""Report what the files of `bench/` measured: a section for each, and the first facts."""
+"""Report the results of the files of `bench/`: a section for each, and the first facts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class _Suite:
 
     title: str
     category: str
-    """The column that tells its rows apart."""
+    """The column that distinguishes its rows."""
     fields: tuple[str, ...]
     """The fields of the config that this column stands for."""
     text: str
     size_label: str | None = None
-    """The label of the axis, where the category is a size."""
+    """The label of the axis, if the category is a size."""
 
 
 _SUITES = {
@@ -100,7 +100,7 @@ def _sections(results: Results, name: str, suite: _Suite, blocks: pd.DataFrame) 
         table = frames.timings(part).drop(columns=["suite", "config", "operation"])
         table.insert(0, suite.category, first[suite.category])
         # `evaluate` works on a hundred times as many samples, so its bar would hide the others.
-        drawn = part[part["operation"] != Operation.EVALUATE] if suite.category == "operation" else part
+        bars = part[part["operation"] != Operation.EVALUATE] if suite.category == "operation" else part
         medians = ", ".join(
             f"{row[suite.category]} on {row['device']} {formatting.seconds(row['median_s'])}"
             for _, row in table.iterrows()
@@ -110,7 +110,7 @@ def _sections(results: Results, name: str, suite: _Suite, blocks: pd.DataFrame) 
             title=suite.title if len(set(workloads)) == 1 else f"{suite.title}: {workload}",
             text=f"{suite.text} Workload: {_workload(first['config'].iloc[0], suite)}.",
             frame=table,
-            figure=_figure(suite, drawn),
+            figure=_figure(suite, bars),
             alt=f"{suite.title}, median: {medians}.",
             commands=frames.commands(results, set(part["session"])),
         )
@@ -145,7 +145,7 @@ def _workload(config: RunConfig, suite: _Suite) -> str:
 
 
 def _facts(blocks: pd.DataFrame) -> Iterator[Fact]:
-    """Give the time of a step and of an epoch, and the ratio of the loaders if they ran interleaved.
+    """Give the time of a step and of an epoch, and the change between the loaders if they ran interleaved.
 
     Step and epoch are those of the session that measured them last.
     """
@@ -153,8 +153,8 @@ def _facts(blocks: pd.DataFrame) -> Iterator[Fact]:
         ("operations", Operation.TRAIN_STEP, "Training step"),
         ("epochs", Operation.EPOCH, "Epoch in memory"),
     ):
-        is_wanted = (blocks["suite"] == suite) & (blocks["operation"] == operation)
-        part = blocks[is_wanted & (blocks["loader"] == Loader.MEMORY)]
+        is_measured = (blocks["suite"] == suite) & (blocks["operation"] == operation)
+        part = blocks[is_measured & (blocks["loader"] == Loader.MEMORY)]
         if part.empty:
             continue
         for _, row in frames.timings(part[part["session"] == part["session"].iloc[-1]]).iterrows():
@@ -162,7 +162,8 @@ def _facts(blocks: pd.DataFrame) -> Iterator[Fact]:
             yield Fact(name=f"{name}, {row['device']}", value=formatting.seconds(row["median_s"]), note=note)
     for _, row in frames.ratios(blocks).iterrows():
         if (row["operation"], row["baseline"], row["contender"]) == ("epoch", "loader=memory", "loader=dataloader"):
-            note = f"{row['low_ratio']:.2f} to {row['high_ratio']:.2f} over {row['num_rounds']} interleaved rounds"
-            yield Fact(name="DataLoader loop over memory", value=f"{row['time_ratio']:.2f}×", note=note)
-    for finding in diagnosis.diagnoses(blocks):
-        yield Fact(name=finding.what, value=finding.bound, note=finding.why)
+            low, value, high = (formatting.change(row[f"{name}_ratio"] - 1) for name in ("low", "time", "high"))
+            note = f"time of an epoch; {low} to {high} over {row['num_rounds']} interleaved rounds"
+            yield Fact(name="DataLoader loop against memory", value=value, note=note)
+    for result in diagnosis.diagnoses(blocks):
+        yield Fact(name=result.subject, value=result.bound, note=result.reason)

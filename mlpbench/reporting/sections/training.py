@@ -15,7 +15,7 @@ def make(data: ReportData) -> Part:
         return Part()
     sections = []
     tutorial = epochs[[_is_tutorial(config) for config in epochs["config"]]].sort_values("num_epochs")
-    # A shorter run of the same seed is the beginning of the longer one, not another draw.
+    # A shorter run of the same seed is the beginning of the longer one, not an independent one.
     tutorial = tutorial.drop_duplicates(["seed", "epoch"], keep="last")
     if not tutorial.empty:
         sections.append(_tutorial(data.results, tutorial))
@@ -34,9 +34,9 @@ def _is_tutorial(config: RunConfig) -> bool:
 def _tutorial(results: Results, epochs: pd.DataFrame) -> Section:
     return Section(
         name="tutorial",
-        title="The tutorial, again",
-        text="The 2020 tutorial's workload on MNIST, over the points that it published: mean over seeds, band "
-        "from the lowest to the highest seed. The first epoch varies much from seed to seed; each published "
+        title="The workload of the tutorial",
+        text="The workload of the 2020 tutorial on MNIST, and the points that the tutorial published: mean over seeds, "
+        "band from the lowest to the highest seed. The first epoch varies much from seed to seed, and each published "
         "point is a single run.",
         frame=curves.against_tutorial(epochs),
         figure=figures.tutorial_curve(epochs),

@@ -1,6 +1,5 @@
-"""A judgement for people: its sentence, its tables and its page."""
+"""Report judgements: their verdicts in a sentence, in tables and in figures."""
 
-import dataclasses
 from collections import Counter
 
 import pandas as pd
@@ -8,31 +7,31 @@ import pandas as pd
 from mlpbench.judging.metrics import Metric, Verdict
 from mlpbench.judging.verdict import Comparison, Judgement, Margins, judge_plan
 from mlpbench.records.kinds import Plan
-from mlpbench.reporting import figures
+from mlpbench.reporting import figures, formatting
 from mlpbench.reporting.section import Part, ReportData, Section
 
-_HOW = (
-    "Ratios are new over base, from the medians of fresh processes on the log scale{paired}, with a t interval. "
-    "Slower or faster: the interval lies wholly beyond the margin, after Holm's correction over all benchmarks. Same: "
-    "it lies within the margin. Else inconclusive: a change of the size under “finds” would have been seen four "
-    "times out of five."
+_METHOD = (
+    "The change is that from BASE to NEW (in ab, from A to B). It is computed from the medians of fresh processes on "
+    "the log scale{paired}, with a t interval (low to high). Slower or faster: the whole interval lies beyond the "
+    "margin, after Holm's correction over all benchmarks. Same: the interval lies within the margin. Otherwise "
+    "inconclusive: a change as large as the smallest detectable one would have been found 4 times out of 5."
 )
 
 _LISTS = {
-    "missing": "Missing: in base, not in new",
-    "new": "New: in new, not in base",
-    "changed": "Changed: of the same name, but another workload",
-    "incomparable": "Not comparable: measured on other machines",
-    "unreplicated": "No verdict: one process on a side, which says nothing about the next process",
+    "missing": "Missing: BASE has it, NEW does not",
+    "new": "New: NEW has it, BASE does not",
+    "changed": "Changed: the same name, but another workload",
+    "incomparable": "Cannot compare: measured on different machines",
 }
+_UNREPLICATED = "No verdict: needs at least 2 processes per side; measure with --preset default (ab: more --pairs)"
 
 
 def frame(judgement: Judgement, metric: Metric) -> pd.DataFrame:
-    """A row per comparison of a metric, what needs attention first."""
-    chosen = sorted(
+    """Return a row per comparison of a metric, in the order of `Verdict`: those that need attention come first."""
+    comparisons = sorted(
         (c for c in judgement.comparisons if c.metric == metric), key=lambda c: list(Verdict).index(c.verdict)
     )
-    return pd.DataFrame(_row(c) for c in chosen)
+    return pd.DataFrame(_row(c) for c in comparisons)
 
 
 def _row(c: Comparison) -> dict[str, object]:
@@ -57,7 +56,7 @@ def _row(c: Comparison) -> dict[str, object]:
 
 
 def sentence(judgement: Judgement) -> str:
-    """The outcome in one line.
+    """Return the outcome in one line.
 
     >>> sentence(Judgement(comparisons=(), missing=("operations/forward",)))
     'nothing compared; 1 missing'
@@ -69,72 +68,95 @@ def sentence(judgement: Judgement) -> str:
         "new": judgement.new,
         "changed": judgement.changed,
         "not comparable": judgement.incomparable,
-        "without a verdict (one process)": judgement.unreplicated,
+        "without a verdict (fewer than 2 processes per side)": judgement.unreplicated,
     }
     return "; ".join([", ".join(parts), *(f"{len(names)} {word}" for word, names in lists.items() if names)])
 
 
 def sections_of(
-    judgement: Judgement, commands: tuple[str, ...] = (), name: str = "verdicts", *, is_drawn: bool = True
+    judgement: Judgement,
+    commands: tuple[str, ...] = (),
+    name: str = "verdicts",
+    *,
+    sides: str = "NEW against BASE",
+    is_drawn: bool = True,
 ) -> list[Section]:
-    """The tables, with a figure of the ratios if there is a page for it, and what could not be compared."""
-    made = []
+    """Return a section per metric, and one with remarks if benchmarks have no verdict or the sides differ.
+
+    Args:
+        judgement: the verdicts.
+        commands: the commands that measure again.
+        name: the beginning of the sections' names.
+        sides: the two sides, for the titles.
+        is_drawn: make figures too; they are not needed if only tables are printed.
+    """
+    sections = []
     for metric in Metric:
-        shown = frame(judgement, metric)
-        if shown.empty:
+        rows = frame(judgement, metric)
+        if rows.empty:
             continue
         comparisons = [c for c in judgement.comparisons if c.metric == metric]
-        is_paired = any(c.is_paired for c in comparisons)
+        paired = ", of interleaved pairs" if any(c.is_paired for c in comparisons) else ""
         has_ratio = metric.is_statistical
-        paired = ", of pairs that ran in turns" if is_paired else ""
-        made.append(
+        sections.append(
             Section(
                 name=f"{name}-{metric.replace('_', '-')}",
-                title=f"{metric.quantity}: new against base",
-                text=_HOW.format(paired=paired) if has_ratio else "Whether the same seed gave the same bits.",
-                frame=shown,
-                figure=figures.forest(_ratios(shown)) if has_ratio and is_drawn else None,
-                alt=f"{metric.quantity}, new over base: {', '.join(map(_spoken, comparisons))}.",
+                title=f"{metric.quantity}: {sides}",
+                text=_METHOD.format(paired=paired) if has_ratio else "Did the same seed give the same bits again?",
+                frame=rows,
+                figure=figures.forest(_ratios(rows)) if has_ratio and is_drawn else None,
+                alt=f"{metric.quantity}, {sides}: {', '.join(map(_in_words, comparisons))}.",
                 commands=commands,
             )
         )
+    remarks = _remarks(judgement)
+    if remarks:
+        text = (
+            "Benchmarks without a verdict, and other differences between the sides. The gate fails if a benchmark is "
+            "missing, changed, not comparable or measured in too few processes, unless --allow-missing is given."
+        )
+        sections.append(Section(name=f"{name}-rest", title=f"Remarks: {sides}", text=text, frame=pd.DataFrame(remarks)))
+    return sections
+
+
+def _remarks(judgement: Judgement) -> list[dict[str, str]]:
     rows = [
         {"what": text, "benchmark": benchmark}
         for field, text in _LISTS.items()
         for benchmark in getattr(judgement, field)
     ]
-    rows += [{"what": "Differs between base and new", "benchmark": fields} for fields in judgement.different]
-    if rows:
-        text = "What was not compared, and what else differs. A gate fails on what is missing unless told otherwise."
-        made.append(Section(name=f"{name}-rest", title="Not compared", text=text, frame=pd.DataFrame(rows)))
-    return made
+    if judgement.unreplicated:
+        # The reason and the advice are the same for all, so they stand in one row.
+        names = f"{len(judgement.unreplicated)}: {', '.join(judgement.unreplicated)}"
+        rows.append({"what": _UNREPLICATED, "benchmark": names})
+    return rows + [{"what": "Different between the sides", "benchmark": fields} for fields in judgement.different]
 
 
-def _ratios(shown: pd.DataFrame) -> pd.DataFrame:
+def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the changes of a frame of comparisons as ratios, for the figure."""
     names = {"change": "ratio", "low_change": "low_ratio", "high_change": "high_ratio", "margin_change": "margin_ratio"}
-    ratios = shown[["benchmark", "verdict", *names]].rename(columns=names)
+    ratios = rows[["benchmark", "verdict", *names]].rename(columns=names)
     return ratios.assign(**{name: ratios[name] + 1 for name in names.values()})
 
 
-def _spoken(c: Comparison) -> str:
-    return f"{c.benchmark} {c.verdict}" if not c.metric.is_statistical else f"{c.benchmark} {c.ratio:.3f} {c.verdict}"
+def _in_words(c: Comparison) -> str:
+    if not c.metric.is_statistical:
+        return f"{c.benchmark} {c.verdict}"
+    low, high = (formatting.change(ratio - 1) for ratio in (c.low_ratio, c.high_ratio))
+    return f"{c.benchmark} {formatting.change(c.ratio - 1)}, {low} to {high}: {c.verdict}"
 
 
 def title(plan: Plan) -> str:
-    """What a plan compares."""
-    return f"{' '.join(plan.b) or 'as it is'} against {' '.join(plan.a) or 'as it is'}"
+    """Return the two sides of a plan in words: `B (optimizer=adam) against A (unchanged)`."""
+    return f"B ({' '.join(plan.b) or 'unchanged'}) against A ({' '.join(plan.a) or 'unchanged'})"
 
 
 def of_plans(data: ReportData) -> Part:
     """Make the sections of every `ab` among the results, the newest first; `aa` compares nothing but itself."""
-    results = data.results
     sections: list[Section] = []
-    for plan in sorted(results.plans.values(), key=lambda plan: plan.started_at, reverse=True):
+    for plan in sorted(data.results.plans.values(), key=lambda plan: plan.started_at, reverse=True):
         if not plan.a and not plan.b:
             continue
-        judgement = judge_plan(results, plan, Margins(default_ratio=plan.margin_ratio))
-        sections += [
-            dataclasses.replace(section, title=f"{title(plan)}: {section.title.lower()}")
-            for section in sections_of(judgement, (plan.command,), f"ab-{plan.id}")
-        ]
+        judgement = judge_plan(data.results, plan, Margins(default_ratio=plan.margin_ratio))
+        sections += sections_of(judgement, (plan.command,), f"ab-{plan.id}", sides=title(plan))
     return Part(sections=tuple(sections))

@@ -1,5 +1,6 @@
-"""What is the C++ engine's own: its bits, its memory, what it refuses."""
+"""Test what only engine fused has: its bits for any thread count and vector length, its memory, its errors."""
 
+import ctypes
 import math
 import os
 import platform
@@ -17,6 +18,7 @@ from torch.nn import functional
 from mlpbench.config import RunConfig
 from mlpbench.engines.cpp import fused
 from mlpbench.engines.cpp.fused import Fused
+from mlpbench.engines.cpp.library import INT
 from mlpbench.engines.eager import Eager
 from mlpbench.errors import InputError
 from mlpbench.training.trainer import Trainer
@@ -37,9 +39,9 @@ def engine(sizes=(20, 30, 4), kind=Fused, **options) -> Fused:
 
 
 def batch(num_samples, num_inputs=20, num_classes=4, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    x = torch.rand(num_samples, num_inputs, generator=draw) - 0.5
-    return x, torch.randint(0, num_classes, (num_samples,), generator=draw)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(num_samples, num_inputs, generator=generator) - 0.5
+    return x, torch.randint(0, num_classes, (num_samples,), generator=generator)
 
 
 # --- bits
@@ -53,26 +55,28 @@ def batch(num_samples, num_inputs=20, num_classes=4, seed=0):
     optimizer=st.sampled_from(list(fused.OPTIMIZERS)),
     num_threads=st.sampled_from([2, 3, 4, 7]),
 )
-def test_any_number_of_threads_gives_the_same_bits(sizes, num_samples, activations, optimizer, num_threads):
-    made = []
+def test_any_thread_count_gives_the_same_bits(sizes, num_samples, activations, optimizer, num_threads):
+    results = []
     for threads in (1, num_threads):
         torch.set_num_threads(threads)
         one = engine(sizes, activations=tuple(activations[: len(sizes) - 2]), optimizer=optimizer)
         x, y = batch(3 * num_samples, sizes[0], sizes[-1])
         order = torch.arange(len(x)).flip(0)
         progress = [one.train(x, y, order[: len(x) - 1 or 1], num_samples) for _ in range(3)]
-        made.append((progress, digest(dict(one._model.state_dict())), digest({"logits": one.logits(x)})))
-    assert made[0] == made[1]
+        results.append((progress, digest(dict(one._model.state_dict())), digest({"logits": one.logits(x)})))
+    assert results[0] == results[1]
 
 
-def test_sums_of_more_terms_than_a_block_holds_are_in_their_order():
-    one = engine((2500, 40, 4))  # a block has 1024 terms
+def test_sums_with_more_terms_than_a_block_keep_their_order():
+    # A block has 1024 terms.
+    one = engine((2500, 40, 4))
     if one._lanes == 4 and platform.machine() == "x86_64":
         pytest.skip("without AVX2 a multiply-add is not fused")
     x, _ = batch(9, 2500)
     weight, bias = (p.detach().double() for p in (one._model.linear0.weight, one._model.linear0.bias))
     sums = torch.zeros(9, 40)
-    for k in range(2500):  # a fused multiply-add: the product is exact in float64, and the sum nearly always
+    # A fused multiply-add: in float64 the product is exact, and the sum almost always.
+    for k in range(2500):
         sums = (sums.double() + x[:, k : k + 1].double() * weight[:, k]).float()
     z = one.trace(x, torch.zeros(9, dtype=torch.int64))["forward linear0"]
     assert (z == (sums.double() + bias).float()).double().mean() > 0.99
@@ -80,22 +84,22 @@ def test_sums_of_more_terms_than_a_block_holds_are_in_their_order():
 
 def test_vector_lengths_give_the_same_bits(tmp_path):
     code = (
-        "from mlpbench.records import RunConfig\n"
-        "from mlpbench.trainer import Trainer\n"
+        "from mlpbench.config import RunConfig\n"
+        "from mlpbench.training.trainer import Trainer\n"
+        "from mlpbench.workload.digest import digest\n"
         "t = Trainer(RunConfig(engine='fused', activations=('gelu', 'tanh', 'elu'), optimizer='nesterov'))\n"
         "for _ in range(20): t.train_step()\n"
-        "from mlpbench.determinism import digest\n"
         "print(t.engine._lanes, digest(t.model.state_dict()))\n"
     )
-    found = {}
+    digests = {}
     for level in ("avx2", "avx512"):
         env = os.environ | {"ATEN_CPU_CAPABILITY": level, "XDG_CACHE_HOME": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-        lanes, bits = done.stdout.split()
-        found[lanes] = bits
-    if set(found) != {"8", "16"}:
+        process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        lanes, bits = process.stdout.split()
+        digests[lanes] = bits
+    if set(digests) != {"8", "16"}:
         pytest.skip("needs a processor with AVX-512")
-    assert len(set(found.values())) == 1
+    assert len(set(digests.values())) == 1
 
 
 # --- functions
@@ -133,7 +137,7 @@ def test_the_loss_is_that_of_pytorch_for_large_and_small_logits(scale):
     assert logits.shape == (50, 7)
 
 
-def test_a_diverged_training_gives_what_pytorch_gives():
+def test_diverged_training_is_not_finite_from_the_same_step_as_pytorchs():
     x, y = batch(30)
     losses = []
     for kind in (Fused, Eager):
@@ -146,7 +150,7 @@ def test_a_diverged_training_gives_what_pytorch_gives():
 # --- memory
 
 
-def test_parameters_stay_the_models_and_can_be_saved_and_loaded():
+def test_parameters_belong_to_the_model_and_can_be_saved_and_loaded():
     one = engine()
     x, y = batch(30)
     saved = {name: p.clone() for name, p in one._model.state_dict().items()}
@@ -156,7 +160,7 @@ def test_parameters_stay_the_models_and_can_be_saved_and_loaded():
     assert torch.equal(first, one.step(x, y)[0])
 
 
-def test_a_parameter_that_is_replaced_is_taken_over():
+def test_replaced_parameter_is_used():
     one = engine()
     x, y = batch(30)
     one.step(x, y)
@@ -169,7 +173,7 @@ def test_a_parameter_that_is_replaced_is_taken_over():
     assert one._model.linear0.weight.data_ptr() == one._memory[0, "weight"].data_ptr()
 
 
-def test_eager_can_go_on_with_the_model():
+def test_eager_can_continue_with_the_model():
     one, two = engine(), engine()
     x, y = batch(30)
     one.step(x, y)
@@ -180,12 +184,12 @@ def test_eager_can_go_on_with_the_model():
 def test_results_are_not_overwritten_by_the_next_step():
     one = engine()
     first = one.trace(*batch(30))
-    kept = {name: tensor.clone() for name, tensor in first.items()}
+    copies = {name: tensor.clone() for name, tensor in first.items()}
     one.trace(*batch(30, seed=1))
-    assert [name for name, tensor in kept.items() if not torch.equal(first[name], tensor)] == []
+    assert [name for name, tensor in copies.items() if not torch.equal(first[name], tensor)] == []
 
 
-def test_a_larger_batch_after_a_smaller_one_has_room():
+def test_larger_batch_after_a_smaller_one_has_memory():
     one, two = engine(), engine()
     for size in (3, 50, 7, 200):
         x, y = batch(size, seed=size)
@@ -193,7 +197,7 @@ def test_a_larger_batch_after_a_smaller_one_has_room():
         assert one.logits(batch(1000)[0]).shape == (1000, 4)
 
 
-# --- what is refused
+# --- errors
 
 X, Y = batch(6, 5, 3)
 ORDER = torch.arange(6)
@@ -207,18 +211,19 @@ REFUSED = {
     "too few labels": (X, Y[:5], ORDER, "not torch.int64 (5,) on cpu"),
     "order of int32": (X, Y, ORDER.int(), "order must be a contiguous torch.int64 (B) on cpu"),
     "empty order": (X, Y, ORDER[:0], "order must be"),
-    "order 6": (X, Y, ORDER + 1, "the order names sample 6, and there are 6"),
-    "order -1": (X, Y, ORDER - 1, "the order names sample -1, and there are 6"),
-    "label -1": (X, Y.index_fill(0, torch.tensor(2), -1), ORDER, "label -1 of sample 2 is none of the 3 classes"),
-    "label 3": (X, Y.index_fill(0, torch.tensor(5), 3), ORDER, "label 3 of sample 5 is none of the 3 classes"),
-    "huge label": (X, Y.index_fill(0, torch.tensor(0), 2**62), ORDER, "none of the 3 classes"),
-    "NaN": (X.index_put((torch.tensor(4), torch.tensor(1)), torch.tensor(math.nan)), Y, ORDER, "sample 4 has a nan"),
-    "inf": (X.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(-math.inf)), Y, ORDER, "sample 0 has a -inf"),
+    "order 6": (X, Y, ORDER + 1, "the order contains sample 6; samples are counted from 0 to 5"),
+    "order -1": (X, Y, ORDER - 1, "the order contains sample -1; samples are counted from 0 to 5"),
+    "label -1": (X, Y.index_fill(0, torch.tensor(2), -1), ORDER, "label -1 of sample 2 is not a class; classes"),
+    "label 3": (X, Y.index_fill(0, torch.tensor(5), 3), ORDER, "label 3 of sample 5 is not a class; classes"),
+    "huge label": (X, Y.index_fill(0, torch.tensor(0), 2**62), ORDER, "classes are counted from 0 to 2"),
+    "NaN": (X.index_put((torch.tensor(4), torch.tensor(1)), torch.tensor(math.nan)), Y, ORDER, "sample 4 contains nan"),
+    "inf": (X.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(-math.inf)), Y, ORDER,
+            "sample 0 contains -inf"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_read_is_refused_and_changes_nothing(case):
+def test_bad_argument_is_refused_and_changes_nothing(case):
     x, y, order, message = REFUSED[case]
     one = engine((5, 4, 3))
     before = digest(one._model.state_dict())
@@ -233,7 +238,7 @@ def test_what_cannot_be_read_is_refused_and_changes_nothing(case):
     assert math.isfinite(one.step(X, Y)[0])
 
 
-def test_a_refused_trace_leaves_nothing_behind():
+def test_step_after_a_refused_trace_is_right():
     one, two = engine((5, 4, 3)), engine((5, 4, 3))
     with pytest.raises(InputError, match="label 9"):
         one.trace(X[:1], torch.tensor([9]))
@@ -242,30 +247,30 @@ def test_a_refused_trace_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("batch_size", [0, -5])
-def test_a_batch_without_samples_is_refused(batch_size):
-    with pytest.raises(InputError, match=f"a batch has samples, not {batch_size}"):
+def test_batch_size_below_1_is_refused(batch_size):
+    with pytest.raises(InputError, match=f"batch_size must be at least 1, not {batch_size}"):
         engine((5, 4, 3)).train(X, Y, ORDER, batch_size)
 
 
-def test_images_that_change_are_looked_through_again():
+def test_images_that_change_are_checked_again():
     one = engine((5, 4, 3))
     x = X.clone()
     one.train(x, Y, ORDER, 2)
     x[3, 3] = math.nan
-    with pytest.raises(InputError, match="the image of sample 3 has a nan"):
+    with pytest.raises(InputError, match="the image of sample 3 contains nan"):
         one.train(x, Y, ORDER, 2)
 
 
-def test_logits_of_what_is_not_finite_are_not_finite():
+def test_logits_of_an_input_that_is_not_finite_are_not_finite():
     x = X.clone()
     x[2, 2] = math.nan
     logits = engine((5, 4, 3)).logits(x)
     assert logits.isfinite().all(1).tolist() == [True, True, False, True, True, True]
 
 
-def test_another_model_is_refused():
+def test_model_with_other_parameters_is_refused():
     config = RunConfig(hidden_sizes=(4,), activations=("relu",), engine="fused")
-    with pytest.raises(InputError, match="2 layers have a weight and a bias each"):
+    with pytest.raises(InputError, match="2 layers must have a weight and a bias each"):
         Fused(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 3)), config)
     with pytest.raises(InputError, match=r"weight of layer 0 must be a contiguous torch.float32"):
         Fused(mlp(config, 5, 3).double(), config)
@@ -277,12 +282,22 @@ def test_other_devices_are_refused(monkeypatch):
         Fused(mlp(config, 5, 3).to("meta"), config)
 
 
-def test_no_compiler_is_told_with_a_way_out(monkeypatch, tmp_path):
+def test_error_without_a_compiler_names_another_engine(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fused.load.cache_clear()
     try:
-        with pytest.raises(InputError, match=r"no no-such-compiler; install g.. or clang, .*engine=manual"):
+        with pytest.raises(InputError, match=r"found no no-such-compiler; install g.. or clang, .*engine=manual"):
             Trainer(replace(RunConfig(), engine="fused"))
     finally:
         fused.load.cache_clear()
+
+
+@pytest.mark.parametrize("is_longer", [True, False])
+@pytest.mark.parametrize("name", ["_Parameter", "_Layer", "_Outcome", "_Network", "OptimizerSettings"])
+def test_mirror_with_a_field_too_many_or_too_few_is_refused(name, is_longer, monkeypatch):
+    fields = getattr(fused, name)._fields_
+    fields = (*fields, ("extra", INT)) if is_longer else fields[:-1]
+    monkeypatch.setattr(fused, name, type(name, (ctypes.Structure,), {"_fields_": fields}))
+    with pytest.raises(AssertionError, match=rf"fused.cpp: {name.removeprefix('_')} has \d+ bytes, but .*\.{name} has"):
+        fused.load.__wrapped__()

@@ -1,3 +1,5 @@
+"""Test how C++ is built and loaded, and the errors of it."""
+
 import shutil
 import sys
 from dataclasses import replace
@@ -23,25 +25,26 @@ def library(monkeypatch, tmp_path):
 @needs_compiler
 def test_library_is_built_once_and_can_be_called(library, capfd):
     assert [library.load().seven() for _ in range(2)] == [7, 7]
-    said = capfd.readouterr().err
-    assert said.splitlines() == ["building mlpbench's small for this machine: once, some seconds"]
+    errors = capfd.readouterr().err
+    assert errors.splitlines() == ["building engine small for this machine; this takes some seconds, once"]
 
 
 @needs_compiler
 def test_two_processes_that_build_at_once_leave_one_file(library):
-    for _ in range(2):  # as two would that find none
+    # Two processes that start without the file do the same.
+    for _ in range(2):
         library.build(library.path())
     assert list(library.path().parent.iterdir()) == [library.path()]
 
 
-def test_missing_compiler_is_told_in_one_line(library, monkeypatch):
+def test_missing_compiler_is_reported_in_one_line(library, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError) as error:
         library.load()
     assert str(error.value) == (
-        "engine small needs a C++ compiler, and there is no c++ or g++ or clang++; install g++ or clang, or set CXX to "
-        "one (engine=eager does without it)"
+        "engine small needs a C++ compiler, and found no c++ or g++ or clang++; install g++ or clang, or set CXX to a "
+        "compiler (engine=eager does without it)"
     )
 
 
@@ -49,12 +52,12 @@ def test_chosen_compiler_is_used(library, monkeypatch):
     monkeypatch.setenv("CXX", f"{sys.executable} -O1")
     assert library.compiler() == [sys.executable, "-O1"]
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
-    with pytest.raises(InputError, match="there is no no-such-compiler; install"):
+    with pytest.raises(InputError, match="found no no-such-compiler; install"):
         library.compiler()
 
 
 @needs_compiler
-def test_failed_build_is_told_in_one_line_and_leaves_nothing(library):
+def test_failed_build_is_reported_in_one_line_and_leaves_nothing(library):
     library.source.write_text("int number = 1;\nint broken = ;\nint also_broken = ;\n")
     with pytest.raises(InputError) as error:
         library.load()
@@ -66,21 +69,21 @@ def test_failed_build_is_told_in_one_line_and_leaves_nothing(library):
     assert list(library.path().parent.iterdir()) == []
 
 
-def test_folder_that_cannot_be_written_is_told(library, monkeypatch, tmp_path):
+def test_folder_that_cannot_be_written_is_reported(library, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(Library, "compiler", lambda self: ["c++"])
     with pytest.raises(InputError, match=r"cannot be built: .*; engine=eager does without it"):
         library.build(tmp_path / "file" / "library.so")
 
 
-def test_file_that_is_no_library_is_told(library):
+def test_file_that_is_not_a_library_is_reported(library):
     library.path().parent.mkdir(parents=True)
     library.path().write_text("not a library")
     with pytest.raises(InputError, match=r"engine small was built, but cannot be loaded: .*; engine=eager"):
         library.load()
 
 
-def test_library_of_another_machine_source_or_level_has_another_name(library, monkeypatch):
+def test_each_machine_source_and_vector_level_has_its_own_library(library, monkeypatch):
     paths = [library.path()]
     library.source.write_text("int number;\n")
     paths.append(library.path())
@@ -100,9 +103,9 @@ def test_library_of_another_machine_source_or_level_has_another_name(library, mo
 
 
 @needs_compiler
-@pytest.mark.skipif("x86" not in str(processor()), reason="levels of x86")
+@pytest.mark.skipif("x86" not in str(processor()), reason="needs x86")
 @pytest.mark.parametrize(("level", "lanes"), [("DEFAULT", 4), ("AVX2", 8)])
-def test_vector_level_of_pytorch_is_that_of_the_library(monkeypatch, tmp_path, level, lanes):
+def test_library_has_the_vector_level_of_pytorch(monkeypatch, tmp_path, level, lanes):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
     assert fused.LIBRARY.load().fused_lanes() == lanes
 
@@ -111,7 +114,7 @@ def test_vector_level_of_pytorch_is_that_of_the_library(monkeypatch, tmp_path, l
     sys.platform != "linux" or "backend: OpenMP" not in torch.__config__.parallel_info(),
     reason="needs PyTorch on OpenMP",
 )
-def test_threads_are_those_of_pytorch():
+def test_openmp_of_pytorch_is_used():
     assert all(threads())
 
 

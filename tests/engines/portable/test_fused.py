@@ -1,9 +1,14 @@
+"""Compare engine portable_fused with portable, bit by bit, and test the errors that it raises."""
+
+import ctypes
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpbench.config import RunConfig
+from mlpbench.engines.cpp.library import INT
 from mlpbench.engines.portable import arithmetic as portable
 from mlpbench.engines.portable import fused, known_answers
 from mlpbench.engines.portable.fused import FusedNetwork
@@ -19,29 +24,29 @@ pytestmark = pytest.mark.usefixtures("restore_threads")
 
 
 def both(sizes, scale=1.0, **options):
-    """The network of each engine with its parameters, which are equal at first."""
+    """Return the network of each engine with its parameters, which are equal at first."""
     config = RunConfig(hidden_sizes=tuple(sizes[1:-1]), **options)
-    drawn = [p.mul_(scale) for p in portable.initial_parameters(3, sizes).values()]
-    copies = [p.clone() for p in drawn]
-    return (portable.Network(drawn, config), drawn), (FusedNetwork(copies, config), copies)
+    parameters = [p.mul_(scale) for p in portable.initial_parameters(3, sizes).values()]
+    copies = [p.clone() for p in parameters]
+    return (portable.Network(parameters, config), parameters), (FusedNetwork(copies, config), copies)
 
 
 def batch(num_samples, num_inputs, num_classes, seed=0):
-    """Random pixels, normalised as data.py does it, and labels."""
-    draw = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (num_samples, num_inputs), generator=draw, dtype=torch.uint8)
-    return pixels.float().div_(255).sub_(0.5), torch.randint(0, num_classes, (num_samples,), generator=draw)
+    """Return random pixels, normalised as in datasets.py, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (num_samples, num_inputs), generator=generator, dtype=torch.uint8)
+    return pixels.float().div_(255).sub_(0.5), torch.randint(0, num_classes, (num_samples,), generator=generator)
 
 
 def step(network, parameters, x, y):
-    """Everything that a step makes."""
+    """Do a step, and return every tensor that it computes."""
     loss, logits = network.loss(x, y)
     network.backward()
-    made = {"loss": loss, "logits": logits, "dlogits": network.dlogits}
-    made |= {f"output {i}": tensor for i, tensor in enumerate(network.outputs)}
-    made |= {f"gradient {i}": tensor for i, tensor in enumerate(network.gradients)}
+    tensors = {"loss": loss, "logits": logits, "dlogits": network.dlogits}
+    tensors |= {f"output {i}": tensor for i, tensor in enumerate(network.outputs)}
+    tensors |= {f"gradient {i}": tensor for i, tensor in enumerate(network.gradients)}
     network.update()
-    return made | {f"update {i}": p.clone() for i, p in enumerate(parameters)}
+    return tensors | {f"update {i}": p.clone() for i, p in enumerate(parameters)}
 
 
 def assert_equal_step(networks, x, y):
@@ -90,13 +95,15 @@ def test_one_thread_is_used_where_pytorch_has_another_openmp(monkeypatch):
     activations=st.lists(st.sampled_from(ACTIVATIONS), min_size=3, max_size=3),
     optimizer=st.sampled_from(OPTIMIZERS),
     weight_decay=st.sampled_from([0.0, 0.01]),
-    scale=st.sampled_from([0.0, 1e-42, 1e-20, 1.0, 300.0]),  # zeros, subnormal numbers, saturated functions
+    # Among them are zeros, subnormal numbers and saturated functions.
+    scale=st.sampled_from([0.0, 1e-42, 1e-20, 1.0, 300.0]),
     num_threads=st.integers(1, 2),
 )
 def test_every_stage_of_any_network_is_equal(sizes, num_samples, activations, num_threads, **options):
     torch.set_num_threads(num_threads)
     networks = both(sizes, activations=tuple(activations[: len(sizes) - 2]), batch_size=num_samples, lr=0.5, **options)
-    for size in (num_samples, -(-num_samples // 3), num_samples):  # a short batch in between, as the last of an epoch
+    # The second batch is short, as the last of an epoch.
+    for size in (num_samples, -(-num_samples // 3), num_samples):
         assert_equal_step(networks, *batch(size, sizes[0], sizes[-1], seed=size))
 
 
@@ -111,13 +118,14 @@ def test_wide_layers_are_equal(activation):
 def test_largest_exact_sums_are_equal():
     networks = both((2048, 9, 3), activations=("relu",), batch_size=2048)
     for _, parameters in networks:
-        parameters[0].copy_((2**21 - torch.arange(9 * 2048) % 50).reshape(9, 2048) / 2**21)  # sums of up to 2^53
+        # The sums are at most 2^53.
+        parameters[0].copy_((2**21 - torch.arange(9 * 2048) % 50).reshape(9, 2048) / 2**21)
     x = (2**21 - torch.arange(33 * 2048) % 37).reshape(33, 2048) / 2**21
     assert_equal_step(networks, x, torch.arange(33) % 3)
 
 
 @needs_compiler
-def test_published_answer_comes_out(monkeypatch):
+def test_published_answer_is_computed(monkeypatch):
     monkeypatch.setattr(portable, "Network", FusedNetwork)
     assert known_answers.answer("steps", torch.device("cpu")) == known_answers.ANSWERS["steps"]
 
@@ -156,12 +164,12 @@ def test_backward_can_be_repeated():
 def test_results_are_not_overwritten_by_the_next_step():
     network, parameters = both((20, 30, 4), activations=("relu",))[1]
     first = step(network, parameters, *batch(10, 20, 4))
-    kept = {name: tensor.clone() for name, tensor in first.items()}
+    copies = {name: tensor.clone() for name, tensor in first.items()}
     step(network, parameters, *batch(10, 20, 4, seed=1))
-    assert [name for name in kept if not torch.equal(kept[name], first[name])] == []
+    assert [name for name in copies if not torch.equal(copies[name], first[name])] == []
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 X, Y = batch(6, 5, 3)
 REFUSED = {
@@ -174,8 +182,16 @@ REFUSED = {
     "labels of int32": (X, Y.int(), "labels must be a contiguous torch.int64 (6) on cpu, not torch.int32 (6,) on cpu"),
     "too few labels": (X, Y[:5], "not torch.int64 (5,) on cpu"),
     "strided labels": (X, Y.repeat_interleave(2)[::2], "not contiguous"),
-    "label -1": (X, Y.index_fill(0, torch.tensor(2), -1), "label -1 of sample 2 is none of the 3 classes"),
-    "label 3": (X, Y.index_fill(0, torch.tensor(5), 3), "label 3 of sample 5 is none of the 3 classes"),
+    "label -1": (
+        X,
+        Y.index_fill(0, torch.tensor(2), -1),
+        "label -1 of sample 2 is not a class; classes are counted from 0 to 2",
+    ),
+    "label 3": (
+        X,
+        Y.index_fill(0, torch.tensor(5), 3),
+        "label 3 of sample 5 is not a class; classes are counted from 0 to 2",
+    ),
 }
 
 
@@ -189,7 +205,7 @@ def test_other_inputs_are_refused_in_one_line(name):
         network.loss(x, y)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="backward needs the loss"):
+    with pytest.raises(InputError, match="backward needs a loss"):
         network.backward()
     with pytest.raises(InputError, match="update needs gradients"):
         network.update()
@@ -218,24 +234,24 @@ def test_other_parameters_are_refused(change):
 @needs_compiler
 def test_unknown_activation_is_refused():
     parameters = list(portable.initial_parameters(0, (5, 4, 3)).values())
-    with pytest.raises(InputError, match="unknown portable activation 'gelu'"):
+    with pytest.raises(InputError, match="engine portable_fused does not support activation 'gelu'; supported: relu"):
         FusedNetwork(parameters, RunConfig(hidden_sizes=(4,), activations=("gelu",)))
 
 
 @needs_compiler
-def test_gradients_that_would_not_be_exact_are_refused():
+def test_gradients_of_too_many_samples_are_refused():
     network, _ = both((5, 4, 3), activations=("relu",))[1]
     network.loss(*batch(2**11, 5, 3))
     network.backward()
     network.loss(*batch(2**11 + 1, 5, 3))
-    with pytest.raises(InputError, match="2049 samples have no exact gradients from 21 bits"):
+    with pytest.raises(InputError, match="gradients of 2049 samples are not exact with 21 bits; train on at most 2048"):
         network.backward()
 
 
 @needs_compiler
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_shows_in_the_loss(activation, value):
+def test_input_that_is_not_finite_makes_the_loss_not_finite(activation, value):
     network, _ = both((5, 4, 3), activations=(activation,))[1]
     x = X.clone()
     x[1, 2] = value
@@ -244,12 +260,23 @@ def test_what_is_not_finite_shows_in_the_loss(activation, value):
     network.update()
 
 
-# --- the comparison -------------------------------------------------------------------------------------------------
+# --- the library ----------------------------------------------------------------------------------------------------
 
 
 @needs_compiler
-def test_other_bits_are_noticed(monkeypatch):
+def test_machine_with_other_bits_is_refused(monkeypatch):
     fused.check_machine.__wrapped__()
     monkeypatch.setattr(FusedNetwork, "update", lambda self: None)
     with pytest.raises(InputError, match="has other bits than engine portable"):
         fused.check_machine.__wrapped__()
+
+
+@needs_compiler
+@pytest.mark.parametrize("is_longer", [True, False])
+@pytest.mark.parametrize("name", ["_Matrix", "_Parameter", "_Layer", "_Network", "OptimizerSettings"])
+def test_mirror_with_a_field_too_many_or_too_few_is_refused(name, is_longer, monkeypatch):
+    fields = getattr(fused, name)._fields_
+    fields = (*fields, ("extra", INT)) if is_longer else fields[:-1]
+    monkeypatch.setattr(fused, name, type(name, (ctypes.Structure,), {"_fields_": fields}))
+    with pytest.raises(AssertionError, match=rf"fused.cpp: {name.removeprefix('_')} has \d+ bytes, but .*\.{name} has"):
+        fused.load.__wrapped__()

@@ -1,0 +1,163 @@
+"""Check which records become evidence, and under which names and keys."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from mlpbench.config import RunConfig
+from mlpbench.errors import InputError
+from mlpbench.judging.evidence import MACHINE, STACK, benchmark_name, collect, environment_fields, sides, times
+from mlpbench.judging.verdict import Margins, judge
+from tests import strategies
+from tests.judging.processes import STEADY, scaled, side, verdict
+from tests.strategies import (
+    ENVIRONMENT,
+    OTHER_ENVIRONMENT,
+    check,
+    measurement,
+    memory,
+    plan,
+    replicated,
+    results,
+    session,
+)
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "operations/train_step"),
+        ({"suite": "epochs", "operation": "epoch"}, "epochs/epoch"),
+        ({"config": RunConfig(lr=0.1)}, "operations/train_step lr=0.1"),
+        ({"clock": "latency"}, "operations/train_step (latency)"),
+        ({"clock": "device", "config": RunConfig(seed=1)}, "operations/train_step seed=1 (device)"),
+    ],
+)
+def test_name_has_the_workload_and_the_clock_unless_default(changes, name):
+    assert benchmark_name(measurement(**changes)) == name
+
+
+def test_environment_has_the_fields_of_machine_and_stack_as_text():
+    fields = environment_fields(ENVIRONMENT)
+    assert list(fields) == [*MACHINE, *STACK]
+    assert (fields["num_cpus"], fields["gpu_model"], fields["torch"]) == ("2", "None", "2.11.0")
+
+
+def test_every_metric_has_its_own_name_and_key():
+    records = [
+        *replicated([[1.0, 3.0]]),
+        memory(100, session="r0"),
+        strategies.trained((0.5, 0.75), session="r0", seed=3),
+        check("fresh process", session="r0"),
+        check("same process", session="r0", first_difference="step 0 loss"),
+    ]
+    evidence = {str(name): (name.metric, of_one.processes) for name, of_one in collect(results(*records)).items()}
+    values = {name: {key: p.value for key, p in processes.items()} for name, (_, processes) in evidence.items()}
+    assert values == {
+        "operations/train_step": {"r0": 0.002},
+        "memory/train_step (peak_bytes)": {"r0": 100.0},
+        "training num_epochs=2 (test_accuracy)": {"seed 3": 0.75},
+        "determinism/fresh process (equal_bits)": {"r0": 1.0},
+        "determinism/same process (equal_bits)": {"r0": 0.0},
+    }
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_process_has_the_median_of_its_blocks_and_of_its_control():
+    (evidence,) = side([[1.0, 4.0, 2.0]], control_ms=[0.5], flags=("busy",)).values()
+    (process,) = evidence.processes.values()
+    assert (process.value, process.control_s) == (0.002, 0.0005)
+    assert dict(process.rounds) == {0: 0.001, 1: 0.004, 2: 0.002}
+    assert (process.num_blocks, process.num_flagged) == (3, 3)
+
+
+def test_control_that_did_not_run_beside_every_block_does_not_count():
+    blocks = [*strategies.blocks("m", {0: 1.0}, control_ns=500_000), *strategies.blocks("m", {1: 1.0})]
+    (evidence,) = collect(results(session(), measurement(), blocks)).values()
+    assert evidence.processes["s"].control_s is None
+
+
+def test_several_quick_runs_of_one_commit_are_several_processes():
+    runs = [r for i, times in enumerate(scaled(1.2)) for r in replicated([times], run=f"q{i}")]
+    assert verdict(side(STEADY), collect(results(runs))) == "slower"
+
+
+def test_only_the_newest_commit_counts():
+    old = replicated(scaled(2), run="old", environment=replace(ENVIRONMENT, commit="0ld"))
+    new = replicated(STEADY, run="new", started_at="2026-02-01T00:00:00+00:00")
+    assert verdict(side(STEADY), collect(results(old, new))) == "same"
+
+
+def test_measurement_that_was_cut_short_does_not_count():
+    cut = replicated([[9.0], [9.0]], run="cut", rounds=3)
+    (evidence,) = collect(results(replicated(STEADY), cut)).values()
+    assert len(evidence.processes) == 5
+
+
+def test_benchmark_of_an_older_commit_only_is_missing():
+    old = [
+        replicated(STEADY, run="o", environment=replace(ENVIRONMENT, commit="0ld")),
+        replicated(STEADY, run="p", operation="epoch", environment=replace(ENVIRONMENT, commit="0ld")),
+    ]
+    new = collect(results(*old, replicated(STEADY, run="n", started_at="2026-02-01T00:00:00+00:00")))
+    assert set(new) == {("seconds", "operations/train_step")}
+
+
+def test_only_the_last_run_of_uncommitted_source_counts():
+    dirty = replace(ENVIRONMENT, dirty=True)
+    one = replicated(STEADY, run="o", environment=dirty)
+    other = replicated(scaled(2), run="p", environment=dirty, started_at="2026-02-01T00:00:00+00:00")
+    (evidence,) = collect(results(one, other)).values()
+    assert sorted(evidence.processes) == ["p0", "p1", "p2", "p3", "p4"]
+
+
+def test_accuracy_of_zero_has_a_verdict_and_one_of_nan_is_missing():
+    def trained(*accuracies):
+        return collect(results(session(), *(strategies.trained((a,), seed=s) for s, a in enumerate(accuracies))))
+
+    assert verdict(trained(0.9, 0.91, 0.9), trained(0.0, 0.0, 0.0)) == "worse"
+    assert judge(trained(0.9, 0.91), trained(math.nan, math.nan), Margins()).missing != ()
+
+
+def test_another_environment_than_the_newest_does_not_count():
+    later = session("later", started_at="2027-01-01T00:00:00+00:00", environment=OTHER_ENVIRONMENT)
+    assert collect(results(replicated(STEADY), later)) == {}
+
+
+def test_no_records_give_no_evidence():
+    assert collect(results()) == {}
+
+
+# --- the sides of a plan ----------------------------------------------------------------------------------------------
+
+
+def test_sides_have_the_pairs_under_equal_keys():
+    records = results(plan(pairs=2), replicated([[1.0], [2.0]], side="a"), replicated([[3.0], [4.0]], side="b"))
+    values = [
+        {str(name): {key: p.value for key, p in of_one.processes.items()} for name, of_one in of_side.items()}
+        for of_side in sides(records, records.plans["r"])
+    ]
+    assert values == [
+        {"operations/train_step": {"0": 0.001, "1": 0.002}},
+        {"operations/train_step": {"0": 0.003, "1": 0.004}},
+    ]
+    assert collect(records) == {}
+
+
+def test_side_whose_environment_changed_is_refused():
+    changed = replicated([[1.0]] * 4, side="b", environment=replace(ENVIRONMENT, commit="other"))[-3:]
+    records = results(plan(), replicated([[1.0]] * 3, side="b"), changed)
+    with pytest.raises(InputError, match="side b was measured in different environments"):
+        sides(records, records.plans["r"])
+
+
+def test_times_are_of_the_given_sessions_only():
+    records = results(replicated([[1.0], [2.0]]))
+    ((name, entries),) = times(records, [records.sessions["r1"]]).items()
+    assert str(name) == "operations/train_step"
+    assert [(s.id, key, process.value) for s, key, process in entries] == [("r1", "r1", 0.002)]

@@ -1,0 +1,146 @@
+"""RunConfig and its settings, grids, and the look-up of names."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from hypothesis import given
+
+from mlpbench.config import RunConfig, format_value, grid, override
+from mlpbench.errors import InputError, choose
+from tests.strategies import configs
+
+
+def test_default_config_is_the_tutorials_workload():
+    config = RunConfig()
+    assert config.model == "mlp"
+    assert config.hidden_sizes == (150, 150, 150)
+    assert config.activations == ("relu", "tanh", "elu")
+    assert config.batch_size == 100
+    assert (config.optimizer, config.lr, config.weight_decay) == ("sgd", 0.02, 0.0)
+    assert config.num_epochs == 133
+    assert (config.dataset, config.device, config.engine, config.seed) == ("digits", "cpu", "eager", 0)
+
+
+def test_single_activation_applies_to_every_hidden_layer():
+    config = RunConfig(hidden_sizes=(8, 4), activations=("gelu",))
+    assert config.activations == ("gelu", "gelu")
+    assert config == RunConfig(hidden_sizes=(8, 4), activations=("gelu", "gelu"))
+
+
+def test_number_of_activations_must_fit_the_hidden_layers():
+    with pytest.raises(InputError, match="2 names for 3 hidden layers"):
+        RunConfig(activations=("relu", "tanh"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_sizes", (150, 0, 150)),
+        ("batch_size", 0),
+        ("num_epochs", -1),
+        ("num_threads", 0),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("lr", 0.0),
+        ("lr", float("inf")),
+        ("lr", float("nan")),
+        ("momentum", 1.0),
+        ("momentum", -0.1),
+        ("weight_decay", -1e-9),
+        ("weight_decay", float("inf")),
+    ],
+)
+def test_error_names_the_field_that_is_out_of_range(field, value):
+    with pytest.raises(InputError, match=field) as caught:
+        RunConfig(**{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_values_at_the_edge_of_their_range_are_accepted():
+    config = RunConfig(
+        hidden_sizes=(1,),
+        activations=("relu",),
+        batch_size=1,
+        num_epochs=1,
+        num_threads=1,
+        seed=2**63 - 1,
+        lr=5e-324,
+        momentum=0.0,
+        weight_decay=0.0,
+    )
+    assert config.seed == 2**63 - 1
+
+
+def test_text_of_the_default_config_is_default():
+    assert str(RunConfig()) == "default"
+
+
+@given(configs().filter(lambda config: config != RunConfig()))
+def test_text_of_a_config_can_be_parsed_back(config):
+    assert override(RunConfig(), str(config).split()) == config
+
+
+@given(configs(), configs())
+def test_settings_turn_any_config_into_any_other(base, target):
+    settings = [f"{name}={format_value(getattr(target, name))}" for name in RunConfig.__slots__]
+    assert override(base, settings) == target
+
+
+def test_override_keeps_all_other_fields():
+    base = RunConfig(seed=7, optimizer="adam")
+    assert override(base, ["lr=0.5", "num_threads=none"]) == replace(base, lr=0.5)
+
+
+def test_override_of_widths_keeps_a_single_activation():
+    base = RunConfig(activations=("gelu",))
+    assert override(base, ["hidden_sizes=9"]).activations == ("gelu",)
+
+
+def test_override_with_an_unknown_field_lists_the_known_ones():
+    with pytest.raises(InputError) as caught:
+        override(RunConfig(), ["widht=3"])
+    assert "'widht'" in str(caught.value)
+    assert all(name in str(caught.value) for name in RunConfig.__slots__)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batch_size=ten", "batch_size takes whole numbers, not 'ten'"),
+        ("batch_size=1.5", "batch_size takes whole numbers, not '1.5'"),
+        ("hidden_sizes=64,x", "hidden_sizes takes whole numbers, not '64,x'"),
+        ("num_threads=many", "num_threads takes whole numbers, not 'many'"),
+        ("lr=fast", "lr takes a number, not 'fast'"),
+        ("lr", "field=value, not 'lr'"),
+    ],
+)
+def test_override_with_a_wrong_value_says_what_is_expected(setting, message):
+    with pytest.raises(InputError) as caught:
+        override(RunConfig(), [setting])
+    assert message in str(caught.value)
+
+
+def test_override_checks_ranges():
+    with pytest.raises(InputError, match="batch_size must be from 1 to 16,777,216, not 0"):
+        override(RunConfig(), ["batch_size=0"])
+
+
+def test_last_axis_of_a_grid_varies_fastest():
+    combinations = grid(RunConfig(), optimizer=["sgd", "adam"], seed=[0, 1, 2])
+    assert [(c.optimizer, c.seed) for c in combinations] == [(o, s) for o in ["sgd", "adam"] for s in [0, 1, 2]]
+
+
+def test_grid_without_axes_is_the_base():
+    assert grid(RunConfig(seed=3)) == [RunConfig(seed=3)]
+
+
+def test_choose_lists_the_known_names():
+    assert choose({"sgd": 1, "adam": 2}, "adam", "optimizer") == 2
+    with pytest.raises(InputError, match="unknown optimizer 'sdg'; known: sgd, adam"):
+        choose({"sgd": 1, "adam": 2}, "sdg", "optimizer")
+
+
+def test_config_is_frozen():
+    config = RunConfig()
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 0
