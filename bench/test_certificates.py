@@ -1,4 +1,4 @@
-"""Make certificates with other thread counts, vector levels and product kernels; the report shows which bits are equal."""
+"""Make certificates with other thread counts and kernels; the report shows which bits are equal."""
 
 import pytest
 
