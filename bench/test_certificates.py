@@ -1,10 +1,10 @@
-"""Make certificates with other thread counts and kernels; the report shows which bits are equal."""
+"""Make certificates with other threads, vector levels and product kernels, for the report to compare."""
 
 import pytest
 
 OTHER_KERNELS = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 SETTINGS = {
-    "as it is": {},
+    "default": {},
     "again": {},
     "one thread": {"num_threads": 1},
     "other kernels": {"variables": OTHER_KERNELS},

@@ -20,10 +20,13 @@ def has_compiler() -> bool:
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 
 
+SLOW = {"compiled": [pytest.mark.slow]}
+
 every_engine = pytest.mark.parametrize(
     "engine",
     [
-        pytest.param(name, marks=[needs_compiler] if engine.is_built else [])
+        # torch.compile takes seconds for every new config.
+        pytest.param(name, marks=[*([needs_compiler] if engine.is_built else []), *SLOW.get(name, [])])
         for name, engine in ENGINES.items()
         if not (engine.is_peer or engine.needs_cuda)
     ],

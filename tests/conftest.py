@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# No test judges a real duration, so neither does hypothesis. The same examples in every run, so that a failure belongs
-# to the change it appears with; `--hypothesis-profile explore` looks for new ones.
+# No test judges a real duration, so hypothesis has no deadline. Every run uses the same examples, so that a new failure
+# comes from the change of the code. `--hypothesis-profile explore` tries new examples.
 settings.register_profile("mlpbench", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("mlpbench")
@@ -21,7 +21,7 @@ MNIST_FILES = (
 
 @pytest.fixture(scope="session")
 def mnist() -> Path:
-    """The folder that has MNIST, as torchvision lays it out."""
+    """Return a folder that holds MNIST in torchvision's layout."""
     folder = os.environ.get("MLPBENCH_DATA")
     if not folder or not all((Path(folder) / "MNIST" / "raw" / name).is_file() for name in MNIST_FILES):
         pytest.skip("needs MNIST's four files in $MLPBENCH_DATA/MNIST/raw")
@@ -30,7 +30,7 @@ def mnist() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is compiled goes where it is cleared away, for this process and those it starts."""
+    """Store compiled libraries in a temporary folder, also for processes that the tests start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -38,6 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def cuda() -> None:
+    """Skip a test without a CUDA device."""
     import torch
 
     if not torch.cuda.is_available():
@@ -46,7 +47,7 @@ def cuda() -> None:
 
 @pytest.fixture
 def restore_threads() -> Iterator[None]:
-    """For tests that train: the number of threads is a setting of the whole process."""
+    """Restore the thread count after a test that trains, because it is a setting of the whole process."""
     import torch
 
     num_threads = torch.get_num_threads()
@@ -56,7 +57,10 @@ def restore_threads() -> Iterator[None]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, restore_threads: None) -> str:
-    """The name of a data set of 1,230 and 430 of the digits: an epoch takes milliseconds, its last batch is short."""
+    """Return the name of a data set with 1,230 and 430 of the digits.
+
+    An epoch takes milliseconds, and its last batch is short.
+    """
     from mlpbench.workload import datasets
 
     digits = datasets.load("digits")

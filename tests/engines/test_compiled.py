@@ -133,6 +133,7 @@ assert abs(losses[0] - losses[1]) < 1e-5 * losses[0], losses
 
 @needs_compiler
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs a processor with AVX-512")
+@pytest.mark.slow
 def test_cached_step_of_another_vector_level_is_not_used(tmp_path):
     for level in ("avx512", "avx2", "avx512"):
         variables = {"ATEN_CPU_CAPABILITY": level, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

@@ -201,6 +201,7 @@ def test_eager_trains_any_model(config, other_model):
 
 @every_engine
 @pytest.mark.mnist
+@pytest.mark.slow
 def test_mnist_is_learnt_to_the_tutorials_curve(mnist, engine, restore_threads):
     if engine == "portable":
         pytest.skip("has the bits of portable_fused, but takes four times as long")

@@ -1,4 +1,4 @@
-"""What a first step costs is seen, in a fresh process with empty caches."""
+"""Test that the first step of an engine is timed in a fresh process with empty caches."""
 
 import pytest
 
@@ -10,6 +10,7 @@ from tests.conformance import needs_compiler
 
 @needs_compiler
 @pytest.mark.real
+@pytest.mark.slow
 def test_a_library_is_built_within_the_first_step_each_time(capfd):
     for engine in ("eager", "portable_fused", "portable_fused"):
         measurement, block = first_step.measure(RunConfig(engine=engine, num_threads=1), "s")

@@ -12,6 +12,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's high-w
 
 
 @linux
+@pytest.mark.slow
 def test_a_large_batch_holds_more_than_a_small_one():
     small, large = (
         in_fresh_process(memory.measure, "train_step", RunConfig(batch_size=size), "s") for size in (10, 20_000)

@@ -28,6 +28,7 @@ def bench(*arguments, **variables):
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
 
 
+@pytest.mark.slow
 def test_blocks_on_disk_are_the_rounds_that_pytest_benchmark_reports(tmp_path):
     done = bench(
         "-k", "forward or memory", "--device", "cpu", "--results", tmp_path, f"--benchmark-json={tmp_path / 'b.json'}"
@@ -62,6 +63,7 @@ def test_json_has_our_fingerprint_and_no_host_name(tmp_path):
     assert "UNSERIALIZABLE" not in path.read_text()
 
 
+@pytest.mark.slow
 def test_what_the_user_says_to_pytest_benchmark_goes_first(tmp_path):
     arguments = ["--benchmark-min-rounds=4", "--device", "cpu", "--results", tmp_path]
     done = bench("-k", "optimizer_step or (epochs and memory)", *arguments)
@@ -72,6 +74,7 @@ def test_what_the_user_says_to_pytest_benchmark_goes_first(tmp_path):
     assert {m.operation: m.rounds for m in results.measurements.values()} == rounds  # or they would pass for cut short
 
 
+@pytest.mark.slow
 def test_a_preset_of_several_processes_measures_in_as_many_fresh_ones(tmp_path):
     arguments = ["--preset", "default", "-k", "optimizer_step", "--device", "cpu", "--results", tmp_path]
     done = bench(*arguments, f"--benchmark-json={tmp_path}/b.json")
@@ -88,6 +91,7 @@ def test_a_preset_of_several_processes_measures_in_as_many_fresh_ones(tmp_path):
     assert len(json.loads((tmp_path / "b.json").read_text())["benchmarks"]) == 1
 
 
+@pytest.mark.slow
 def test_memory_and_clocks_are_recorded(tmp_path):
     done = bench("-k", "(memory and 100) or (clocks and not 10)", "--device", "cpu", "--results", tmp_path)
     assert done.returncode == 0, done.stdout
@@ -98,6 +102,7 @@ def test_memory_and_clocks_are_recorded(tmp_path):
     assert all(m.peak_bytes > m.before_bytes > 2**20 for m in results.memories)
 
 
+@pytest.mark.slow
 def test_a_precision_asked_for_is_measured_until(tmp_path):
     arguments = ["--benchmark-precision=1e-9", "--benchmark-max-time=3"]
     done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, *arguments)
@@ -105,6 +110,7 @@ def test_a_precision_asked_for_is_measured_until(tmp_path):
     assert len(store.load([tmp_path]).blocks) > 5  # the preset's, which are enough where no precision is asked for
 
 
+@pytest.mark.slow
 def test_a_change_of_commit_or_variables_does_not_upset_a_comparison(tmp_path):
     arguments = ["-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, f"--benchmark-storage={tmp_path}"]
     assert bench(*arguments, "--benchmark-autosave").returncode == 0
@@ -113,6 +119,7 @@ def test_a_change_of_commit_or_variables_does_not_upset_a_comparison(tmp_path):
     assert "machine_info is different" not in compared.stdout + compared.stderr
 
 
+@pytest.mark.slow
 def test_warm_up_rounds_of_pytest_benchmark_are_not_recorded(tmp_path):
     arguments = ["--benchmark-warmup=on", "--benchmark-warmup-iterations=10"]
     done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, *arguments)
@@ -131,6 +138,7 @@ def test_a_part_that_the_engine_does_not_have_is_skipped_on_record(tmp_path):
     assert {m.operation for m in results.measurements.values()} == {"train_step", "evaluate"}
 
 
+@pytest.mark.slow
 def test_settings_change_the_workload_but_not_what_a_file_varies(tmp_path):
     arguments = ["--set", "batch_size=7", "--set", "activations=relu"]
     done = bench("-k", "forward_backward or test_batch_sizes", "--device", "cpu", "--results", tmp_path, *arguments)
@@ -149,6 +157,7 @@ def test_without_benchmarking_everything_runs_and_nothing_is_recorded(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_determinism_is_reported_whatever_it_is(tmp_path):
     done = bench("-k", "determinism", "--device", "cpu", "--results", tmp_path)
     assert done.returncode == 0, done.stdout
@@ -160,6 +169,7 @@ def test_determinism_is_reported_whatever_it_is(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_missing_device_is_skipped_with_its_reason_on_record(tmp_path):
     done = bench("-k", "optimizer_step", "--results", tmp_path, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout
@@ -178,6 +188,7 @@ def test_results_that_cannot_be_written_end_the_run_with_one_line(tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_workload_that_a_benchmark_cannot_have_is_skipped_with_its_reason(tmp_path):
     done = bench("-k", "nesterov", "--device", "cpu", "--results", tmp_path, "--set", "momentum=0")
     assert done.returncode == 0, done.stdout

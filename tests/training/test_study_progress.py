@@ -105,6 +105,7 @@ def without_times(result):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_runs_side_by_side_have_the_bits_of_runs_one_after_the_other_on_one_thread(restore_threads):
     good = [replace(SHORT, seed=seed) for seed in (5, 0, 3)]
     log = Log()
@@ -139,6 +140,7 @@ class Killer(Log):
 
 @pytest.mark.real
 @pytest.mark.parametrize("num_killed", [1, 2])
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_its_own_run_alone(num_killed):
     log = Killer(num_killed)
     told = rf"{num_killed} of 3 runs have no result; .*signal 9 \(Killed\).*memory.*fewer --jobs$"
@@ -161,6 +163,7 @@ def test_a_process_that_is_killed_loses_its_own_run_alone(num_killed):
     ],
     ids=["interrupted", "terminated", "killed"],
 )
+@pytest.mark.slow
 def test_a_study_that_is_stopped_leaves_its_results_and_no_process(tmp_path, after, stop, code):
     command = ["study", "--activations", "relu", "--optimizers", "sgd", "--seeds", "0-99", "--jobs", "2"]
     settings = ["--set", "hidden_sizes=16,16,16", "--set", "batch_size=1000", "--set", "num_epochs=1"]

@@ -5,10 +5,10 @@ from torch import nn
 
 from mlpbench.workload.activations import ACTIVATIONS
 
-# An even number of points between symmetric ends: none lies on the kink at 0, the nearest is .06 away.
+# An even number of points between symmetric ends: no point is on the kink at 0, and the nearest is 0.06 away.
 AWAY_FROM_KINKS = np.linspace(-6, 6, 100)
 
-# 0 in both signs, the neighbourhood of 0, and magnitudes at which exp overflows or vanishes in float32.
+# 0 with both signs, values near 0, and magnitudes at which exp overflows or underflows in float32.
 HARD = (0.0, -0.0, 1e-30, -1e-30, 1e-4, -1e-4, 0.5, -0.5, 3.0, -3.0, 20.0, -20.0, 89.0, -89.0, 200.0, -200.0)
 
 CUSTOM = {"custom_relu": nn.ReLU, "custom_tanh": nn.Tanh, "custom_elu": nn.ELU}
@@ -24,14 +24,14 @@ def value_and_gradient(layer, x, upstream):
     return y.detach(), gradient
 
 
-def test_a_custom_activation_has_the_formula_and_the_engines_of_its_function():
+def test_custom_activation_has_the_formula_and_names_of_its_function():
     for name, entry in ACTIVATIONS.items():
         function = ACTIVATIONS[name.removeprefix("custom_")]
         assert entry.function == function.function
         assert (entry.formula, entry.torch, entry.sklearn) == (function.formula, function.torch, function.sklearn)
 
 
-def test_every_custom_activation_has_its_counterpart_in_these_tests():
+def test_every_custom_activation_is_tested():
     assert set(CUSTOM) == {name for name in ACTIVATIONS if name.startswith("custom_")}
 
 
@@ -46,7 +46,7 @@ def test_output_and_gradient_have_shape_and_dtype_of_the_input(name, dtype, shap
 
 
 @every_activation
-def test_input_is_left_as_it_was(name):
+def test_input_is_not_changed(name):
     x = torch.linspace(-2, 2, 11)
     ACTIVATIONS[name].make()(x)
     assert torch.equal(torch.linspace(-2, 2, 11), x)
@@ -77,7 +77,7 @@ def test_derivative_of_the_formula_agrees_with_a_central_difference(name):
 
 
 @every_custom
-def test_custom_value_and_gradient_agree_with_those_of_torch(name):
+def test_custom_value_and_gradient_agree_with_torch(name):
     x = torch.tensor(HARD)
     upstream = torch.linspace(-3, 3, len(HARD))
     expected_value, expected_gradient = value_and_gradient(CUSTOM[name](), x, upstream)
@@ -88,7 +88,7 @@ def test_custom_value_and_gradient_agree_with_those_of_torch(name):
 
 @pytest.mark.parametrize("name", ["custom_relu", "custom_elu"])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_custom_gradient_at_zero_is_that_of_torch(name, zero):
+def test_custom_gradient_at_zero_agrees_with_torch(name, zero):
     x = torch.tensor([zero])
     expected = value_and_gradient(CUSTOM[name](), x, torch.ones(1))[1]
     assert expected.tolist() == value_and_gradient(ACTIVATIONS[name].make(), x, torch.ones(1))[1].tolist()

@@ -23,7 +23,7 @@ SHAPES = [
 
 
 def mlp_oracle(parameters, activations, x, y):
-    """Mean cross-entropy of an MLP and its gradients by the chain rule; parameters are W0, b0, W1, b1, ..."""
+    """Return logits, mean cross-entropy and gradients of an MLP by the chain rule; parameters are W0, b0, W1, b1 ..."""
     weights, biases = parameters[::2], parameters[1::2]
     inputs, slopes = [x], []
     for weight, bias, activation in zip(weights, biases, (*activations, "none"), strict=True):
@@ -76,7 +76,7 @@ def test_default_model_has_the_tutorials_number_of_parameters():
 
 
 @pytest.mark.parametrize(("hidden_sizes", "activations"), SHAPES)
-def test_parameters_have_the_shapes_of_the_widths(hidden_sizes, activations):
+def test_shapes_of_parameters_follow_from_the_hidden_sizes(hidden_sizes, activations):
     model = mlp(RunConfig(hidden_sizes=hidden_sizes, activations=activations), 11, 4)
     expected = []
     for num_in, num_out in pairwise((11, *hidden_sizes, 4)):
@@ -84,7 +84,7 @@ def test_parameters_have_the_shapes_of_the_widths(hidden_sizes, activations):
     assert expected == [tuple(p.shape) for p in model.parameters()]
 
 
-def test_layers_are_named_by_kind_and_position_and_end_in_logits():
+def test_layers_are_named_by_kind_and_index():
     names = [name for name, _ in mlp(RunConfig(), 784, 10).named_children()]
     assert names == ["linear0", "relu0", "linear1", "tanh1", "linear2", "elu2", "linear3"]
 
@@ -99,7 +99,7 @@ def test_initial_parameters_fill_the_range_of_a_default_linear_layer():
             assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
 
 
-def test_initial_parameters_are_those_of_linear_layers_made_in_order():
+def test_initial_parameters_are_those_of_new_linear_layers_in_order():
     torch.manual_seed(7)
     expected = [p for sizes in pairwise((784, 150, 150, 150, 10)) for p in nn.Linear(*sizes).parameters()]
     torch.manual_seed(7)
@@ -115,11 +115,11 @@ def test_initial_parameters_are_those_of_linear_layers_made_in_order():
         (RunConfig(hidden_sizes=(8, 9), activations=("custom_elu",)), "784-8-9-10 custom_elu,custom_elu"),
     ],
 )
-def test_name_tells_widths_and_activations(config, expected):
+def test_name_lists_sizes_and_activations(config, expected):
     assert expected == mlp(config, 784, 10).name
 
 
-def test_unknown_activation_is_named_along_with_the_known_ones():
-    with pytest.raises(InputError, match="unknown activation 'rleu'") as caught:
+def test_unknown_activation_raises_with_the_known_activations():
+    with pytest.raises(InputError, match="unknown activation 'rleu'") as error:
         mlp(RunConfig(activations=("relu", "rleu", "elu")), 784, 10)
-    assert str(caught.value).endswith(f"known: {', '.join(ACTIVATIONS)}")
+    assert str(error.value).endswith(f"known: {', '.join(ACTIVATIONS)}")

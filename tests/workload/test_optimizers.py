@@ -56,7 +56,7 @@ every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def train(config, start, gradients):
-    """Parameters after one step of the config's optimizer for each given gradient."""
+    """Return the parameters after one step of the config's optimizer for each gradient."""
     parameters = [Parameter(torch.from_numpy(p.copy())) for p in start]
     optimizer = OPTIMIZERS[config.optimizer].make(parameters, config)
     for step in gradients:
@@ -66,7 +66,7 @@ def train(config, start, gradients):
     return [p.detach().numpy() for p in parameters]
 
 
-def given():
+def random_start_and_gradients():
     rng = np.random.default_rng(5)
     start = [rng.normal(size=shape) for shape in SHAPES]
     return start, [[rng.normal(size=shape) for shape in SHAPES] for _ in range(NUM_STEPS)]
@@ -80,15 +80,15 @@ def test_every_optimizer_has_an_oracle():
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_parameters_agree_with_the_oracle(name, weight_decay):
     config = RunConfig(optimizer=name, lr=0.05, momentum=0.8, weight_decay=weight_decay)
-    start, gradients = given()
+    start, gradients = random_start_and_gradients()
     for index, actual in enumerate(train(config, start, gradients)):
         expected = ORACLES[name](start[index], [step[index] for step in gradients], config)
         np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_momentum_is_ignored_by_optimizers_other_than_momentum_and_nesterov(name):
-    start, gradients = given()
+def test_other_optimizers_ignore_momentum(name):
+    start, gradients = random_start_and_gradients()
     without, with_momentum = (
         train(RunConfig(optimizer=name, momentum=momentum), start, gradients) for momentum in (0.0, 0.9)
     )
@@ -96,14 +96,14 @@ def test_momentum_is_ignored_by_optimizers_other_than_momentum_and_nesterov(name
 
 
 def test_momentum_of_zero_is_plain_sgd():
-    start, gradients = given()
+    start, gradients = random_start_and_gradients()
     expected = train(RunConfig(optimizer="sgd"), start, gradients)
     actual = train(RunConfig(optimizer="momentum", momentum=0.0), start, gradients)
     assert [p.tolist() for p in expected] == [p.tolist() for p in actual]
 
 
 @every_optimizer
-def test_weight_decay_shrinks_parameters_that_have_no_gradient(name):
+def test_weight_decay_shrinks_parameters_without_gradient(name):
     start = [np.array([2.0, -3.0])]
     zeros = [[np.zeros(2)]] * NUM_STEPS
     (without,) = train(RunConfig(optimizer=name, weight_decay=0.0), start, zeros)
@@ -128,7 +128,7 @@ def test_optimizer_reduces_a_quadratic(name):
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_usual_learning_rates_are_below_the_tutorials():
+def test_usual_learning_rates_are_below_the_one_of_the_tutorial():
     assert {name for name, kind in OPTIMIZERS.items() if kind.usual_lr} == {"adam", "adamw"}
     assert all(0 < kind.usual_lr < RunConfig().lr for kind in OPTIMIZERS.values() if kind.usual_lr)
     assert OPTIMIZERS["sgd"].lr(0.3) == 0.3

@@ -168,8 +168,8 @@ def _functions(config: RunConfig) -> tuple[Callable[..., Any], ...]:
         """Batches `order` (T, B), of which the last may be filled up: loss sums (T,), number correct."""
         size = order.shape[1]
 
-        def batch(t: Any, made: tuple[_Training, Any, Any]) -> tuple[_Training, Any, Any]:
-            training, losses, num_correct = made
+        def batch(t: Any, progress: tuple[_Training, Any, Any]) -> tuple[_Training, Any, Any]:
+            training, losses, num_correct = progress
             is_live = t * size + numpy.arange(size) < num_samples
             labels = y[order[t]]
             training, loss, z = update(training, x[order[t]], labels, is_live)
@@ -177,8 +177,8 @@ def _functions(config: RunConfig) -> tuple[Callable[..., Any], ...]:
             return training, losses.at[t].set(loss * is_live.sum()), num_correct + hits.sum()
 
         start = training, numpy.zeros(len(order)), numpy.zeros((), numpy.int32)
-        made: tuple[_Training, Any, Any] = jax.lax.fori_loop(0, (num_samples + size - 1) // size, batch, start)
-        return made
+        outcome: tuple[_Training, Any, Any] = jax.lax.fori_loop(0, (num_samples + size - 1) // size, batch, start)
+        return outcome
 
     return jax.jit(train, donate_argnums=0), jax.jit(step, donate_argnums=0), jax.jit(logits)
 

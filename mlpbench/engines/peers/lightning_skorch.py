@@ -112,8 +112,8 @@ class Skorch(_Loop):
         engine = self
 
         class Classifier(self._library.NeuralNetClassifier):  # type: ignore[misc, name-defined]
-            def on_batch_end(self, _net: Any, batch: Any, **made: Any) -> None:
-                engine._tally.add(made["loss"], made["y_pred"], batch[1])
+            def on_batch_end(self, _net: Any, batch: Any, **outputs: Any) -> None:
+                engine._tally.add(outputs["loss"], outputs["y_pred"], batch[1])
 
         return Classifier(
             self._model,

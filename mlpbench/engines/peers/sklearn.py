@@ -66,8 +66,8 @@ class Sklearn(Peer):
                 self._classifier.partial_fit(x, y, classes=range(self._sizes[-1]))
         except ValueError as error:
             raise InputError(f"engine sklearn: {error}") from None
-        made = [*self._classifier.coefs_, *self._classifier.intercepts_]
-        for p, array in zip([*self._parameters[::2], *self._parameters[1::2]], made, strict=True):
+        arrays = [*self._classifier.coefs_, *self._classifier.intercepts_]
+        for p, array in zip([*self._parameters[::2], *self._parameters[1::2]], arrays, strict=True):
             p.copy_(torch.from_numpy(array).t())
         last = self._probabilities[-1]
         of_labels = last[range(len(last)), y[-len(last) :]]

@@ -82,6 +82,7 @@ def test_sums_with_more_terms_than_a_block_keep_their_order():
     assert (z == (sums.double() + bias).float()).double().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_vector_lengths_give_the_same_bits(tmp_path):
     code = (
         "from mlpbench.config import RunConfig\n"

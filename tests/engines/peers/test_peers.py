@@ -28,11 +28,10 @@ from mlpbench.workload.digest import digest
 from mlpbench.workload.optimizers import OPTIMIZERS
 from tests.conformance import assert_same_training
 
-# In losses, and in the norm of each parameter, after 26 steps. Where a gradient is nothing but rounding, rounding is
-# what Adam follows.
+# For losses and norms of parameters after 26 steps. Adam follows the rounding of a gradient that is only rounding.
 TOLERANCE = {"sgd": 1e-5, "momentum": 1e-4, "nesterov": 1e-4, "adam": 2e-3, "adamw": 2e-3}
 TUTORIALS = ("relu", "tanh", "elu")
-USUAL = {"sklearn": ("relu",)}  # one for all layers
+USUAL = {"sklearn": ("relu",)}
 DECAYING = {"sklearn": (), "keras": ("sgd", "adamw")}
 
 
@@ -306,13 +305,11 @@ def test_scikit_learn_computes_with_pytorchs_number_of_threads(config, engine, n
     assert set(seen) == {num_threads}
 
 
-# --- Keras on JAX: its backend is chosen once for a process
-
 KERAS_ON_JAX = """
 import sys
-from mlpbench import data
-from mlpbench.records import RunConfig
-from mlpbench.trainer import Trainer
+from mlpbench.config import RunConfig
+from mlpbench.training.trainer import Trainer
+from mlpbench.workload import datasets as data
 
 digits = data.load("digits")
 halves = {half: data.Images(images=getattr(digits, half).images[:530], labels=getattr(digits, half).labels[:530])
@@ -373,10 +370,10 @@ def test_another_device_than_the_cpu_is_refused(config, engine):
 @pytest.mark.parametrize(
     ("engine", "changes", "told"),
     [
-        ("sklearn", {"activations": TUTORIALS}, "unknown activation of engine sklearn 'elu'; known: relu, tanh"),
+        ("sklearn", {"activations": TUTORIALS}, "does not support activation 'elu'; supported: relu, tanh"),
         ("sklearn", {"activations": ("relu", "tanh", "relu")}, "use activations=relu, tanh or sigmoid"),
         ("sklearn", {"weight_decay": 0.1}, "use weight_decay=0"),
-        ("sklearn", {"optimizer": "adamw"}, "unknown optimizer of engine sklearn 'adamw'; known: sgd, momentum"),
+        ("sklearn", {"optimizer": "adamw"}, "does not support optimizer 'adamw'; supported: sgd, momentum"),
         ("keras", {"weight_decay": 0.1, "optimizer": "adam"}, "use weight_decay=0, or optimizer sgd or adamw"),
     ],
 )  # fmt: skip

@@ -130,6 +130,7 @@ def digests_by_setting():
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_portable_has_the_same_bits_under_every_setting(digests_by_setting):
     runs = {key: digests for key, digests in digests_by_setting.items() if key.startswith("portable")}
     assert len(runs) == 2 * len(SETTINGS)
