@@ -131,10 +131,10 @@ def start_xla(config: RunConfig) -> None:
                 os.environ.pop("NPROC", None)
         _started.append(config.num_threads)
     if _started[0] != config.num_threads:
-        known, wanted = ("none" if n is None else n for n in (_started[0], config.num_threads))
+        known, num_threads = ("none" if n is None else n for n in (_started[0], config.num_threads))
         raise InputError(
             f"engine {config.engine}: XLA keeps the threads that it started with, num_threads={known}; "
-            f"run num_threads={wanted} in a process of its own"
+            f"run num_threads={num_threads} in a process of its own"
         )
 
 
