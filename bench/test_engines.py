@@ -9,7 +9,8 @@ USUAL, *OTHERS = SIZES = [(100, 150), (1000, 150), (100, 1024), (1000, 1024)]
 QUICK = [name for name, engine in ENGINES.items() if not engine.is_slow]
 OURS = [name for name in ENGINES if name not in PEERS]
 FAST = [name for name in OURS if name in QUICK and not ENGINES[name].is_slow_to_start]
-BUILT = ["eager", *(name for name in QUICK if ENGINES[name].is_built)]  # eager for comparison
+# Eager is there for comparison.
+BUILT = ["eager", *(name for name in QUICK if ENGINES[name].is_built)]
 LATER = "takes long; measured with --preset default"
 
 

@@ -1,4 +1,4 @@
-"""Test engine compiled: what torch.compile made is compared with the step as it is written."""
+"""Test engine compiled: it compares the step of torch.compile with the step as it is written."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""Test what holds for every engine: it learns as `eager`, repeats its own bits, and follows the tutorial's curve."""
+"""Test the properties of every engine: it learns as `eager`, repeats its bits, and follows the tutorial's curve."""
 
 from dataclasses import replace
 
@@ -104,8 +104,6 @@ def test_two_engines_can_train_one_model_alternately(config, engine):
     one = Trainer(replace(config, engine=engine))
     one.use_threads()
     x, y = one.inputs["train images"][:100], one.inputs["train labels"][:100]
-    if engine == "portable_fused":
-        pytest.skip("reads its parameters only where they were at first")
     manual_engine = ENGINES["manual"](one.model, one.config)
     digests = {digest(one.model.state_dict())}
     for current in (one.engine, manual_engine, one.engine, manual_engine):
@@ -192,6 +190,12 @@ def test_engine_refuses_another_model_in_one_line(config, engine, other_model):
     with pytest.raises(InputError) as error:
         Trainer(replace(config, engine=engine, model=other_model))
     assert str(error.value) == f"engine {engine} does not support model 'other'; supported: mlp"
+
+
+@pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.needs_cuda])
+def test_engine_that_needs_cuda_refuses_the_cpu(config, engine):
+    with pytest.raises(InputError, match=f"engine {engine} needs a CUDA device"):
+        Trainer(replace(config, engine=engine, device="cpu"))
 
 
 def test_eager_trains_any_model(config, other_model):

@@ -1,4 +1,4 @@
-"""The suite, as its users run it: in a process of its own."""
+"""Test the suite as its users run it: each time in a process of its own."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def command(*arguments):
 
 
 def clean_environment():
-    """The environment without what the pytest that runs this test left in it."""
+    """Return the environment without the variables of the pytest that runs this test."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
 
@@ -30,32 +30,33 @@ def bench(*arguments, **variables):
 
 @pytest.mark.slow
 def test_blocks_on_disk_are_the_rounds_that_pytest_benchmark_reports(tmp_path):
-    done = bench(
+    process = bench(
         "-k", "forward or memory", "--device", "cpu", "--results", tmp_path, f"--benchmark-json={tmp_path / 'b.json'}"
     )
-    assert done.returncode == 0, done.stdout
+    assert process.returncode == 0, process.stdout
     results = store.load([tmp_path])
     content = json.loads((tmp_path / "b.json").read_text(), parse_constant=pytest.fail)
-    reported = {b["extra_info"]["measurement"]: b for b in content["benchmarks"]}
+    benchmarks = {b["extra_info"]["measurement"]: b for b in content["benchmarks"]}
     assert {m.operation for m in results.measurements.values()} == {"forward", "forward_backward", "epoch"}
-    assert list(reported) == list(results.measurements)
-    for key, benchmark in reported.items():
+    assert list(benchmarks) == list(results.measurements)
+    for key, benchmark in benchmarks.items():
         blocks = [b for b in results.blocks if b.measurement == key]
         assert [b.round for b in blocks] == list(range(benchmark["stats"]["rounds"]))
         per_call = [b.wall_ns / b.iterations / 1e9 for b in blocks]
         assert per_call == pytest.approx(benchmark["stats"]["data"], rel=1e-6)
-    assert len(results.blocks) == 5 + 5 + 3  # the quick preset
+    # The rounds of the quick preset.
+    assert len(results.blocks) == 5 + 5 + 3
     epoch = next(m for m in results.measurements.values() if m.operation == "epoch")
     assert epoch.samples_per_call == 60_000
     (session,) = results.sessions.values()
     assert shlex.split(session.command) == ["pytest", "bench/", "-k", "forward or memory", "--device", "cpu"]
-    assert str(tmp_path) in done.stdout  # says where the results are
+    assert f"results: {tmp_path}" in process.stdout
 
 
 def test_json_has_our_fingerprint_and_no_host_name(tmp_path):
     path = tmp_path / "b.json"
-    done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, f"--benchmark-json={path}")
-    assert done.returncode == 0, done.stdout
+    process = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, f"--benchmark-json={path}")
+    assert process.returncode == 0, process.stdout
     machine = json.loads(path.read_text())["machine_info"]
     assert "node" not in machine
     assert "hz_actual" not in machine["cpu"]
@@ -64,21 +65,22 @@ def test_json_has_our_fingerprint_and_no_host_name(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_user_says_to_pytest_benchmark_goes_first(tmp_path):
+def test_options_of_pytest_benchmark_come_before_the_preset(tmp_path):
     arguments = ["--benchmark-min-rounds=4", "--device", "cpu", "--results", tmp_path]
-    done = bench("-k", "optimizer_step or (epochs and memory)", *arguments)
-    assert done.returncode == 0, done.stdout
+    process = bench("-k", "optimizer_step or (epochs and memory)", *arguments)
+    assert process.returncode == 0, process.stdout
     results = store.load([tmp_path])
     rounds = {m.operation: sum(b.measurement == m.id for b in results.blocks) for m in results.measurements.values()}
     assert rounds == {"optimizer_step": 4, "epoch": 4}
-    assert {m.operation: m.rounds for m in results.measurements.values()} == rounds  # or they would pass for cut short
+    # Otherwise the measurements would seem incomplete.
+    assert {m.operation: m.rounds for m in results.measurements.values()} == rounds
 
 
 @pytest.mark.slow
-def test_a_preset_of_several_processes_measures_in_as_many_fresh_ones(tmp_path):
+def test_preset_of_several_processes_measures_in_fresh_processes(tmp_path):
     arguments = ["--preset", "default", "-k", "optimizer_step", "--device", "cpu", "--results", tmp_path]
-    done = bench(*arguments, f"--benchmark-json={tmp_path}/b.json")
-    assert done.returncode == 0, done.stdout
+    process = bench(*arguments, f"--benchmark-json={tmp_path}/b.json")
+    assert process.returncode == 0, process.stdout
     results = store.load([tmp_path])
     assert sorted(s.process for s in results.sessions.values()) == [0, 1, 2, 3, 4]
     assert len({s.run for s in results.sessions.values()}) == 1
@@ -93,8 +95,8 @@ def test_a_preset_of_several_processes_measures_in_as_many_fresh_ones(tmp_path):
 
 @pytest.mark.slow
 def test_memory_and_clocks_are_recorded(tmp_path):
-    done = bench("-k", "(memory and 100) or (clocks and not 10)", "--device", "cpu", "--results", tmp_path)
-    assert done.returncode == 0, done.stdout
+    process = bench("-k", "(memory and 100) or (clocks and not 10)", "--device", "cpu", "--results", tmp_path)
+    assert process.returncode == 0, process.stdout
     results = store.load([tmp_path])
     assert {m.clock for m in results.measurements.values()} == {"throughput", "latency"}
     assert ["a GPU" in skip.reason for skip in results.skips] == [True]
@@ -103,46 +105,46 @@ def test_memory_and_clocks_are_recorded(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_precision_asked_for_is_measured_until(tmp_path):
+def test_given_precision_is_measured_until_it_is_reached(tmp_path):
     arguments = ["--benchmark-precision=1e-9", "--benchmark-max-time=3"]
-    done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, *arguments)
-    assert done.returncode == 0, done.stdout
-    assert len(store.load([tmp_path]).blocks) > 5  # the preset's, which are enough where no precision is asked for
+    process = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, *arguments)
+    assert process.returncode == 0, process.stdout
+    # More than the 5 of the preset, which are enough without this option.
+    assert len(store.load([tmp_path]).blocks) > 5
 
 
 @pytest.mark.slow
-def test_a_change_of_commit_or_variables_does_not_upset_a_comparison(tmp_path):
+def test_change_of_commit_or_variables_raises_no_warning_in_a_comparison(tmp_path):
     arguments = ["-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, f"--benchmark-storage={tmp_path}"]
     assert bench(*arguments, "--benchmark-autosave").returncode == 0
-    compared = bench(*arguments, "--benchmark-compare", PYTHONHASHSEED="1")
-    assert compared.returncode == 0, compared.stdout
-    assert "machine_info is different" not in compared.stdout + compared.stderr
+    process = bench(*arguments, "--benchmark-compare", PYTHONHASHSEED="1")
+    assert process.returncode == 0, process.stdout
+    assert "machine_info is different" not in process.stdout + process.stderr
 
 
 @pytest.mark.slow
 def test_warm_up_rounds_of_pytest_benchmark_are_not_recorded(tmp_path):
     arguments = ["--benchmark-warmup=on", "--benchmark-warmup-iterations=10"]
-    done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, *arguments)
-    assert done.returncode == 0, done.stdout
+    process = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, *arguments)
+    assert process.returncode == 0, process.stdout
     assert [b.round for b in store.load([tmp_path]).blocks] == [0, 1, 2, 3, 4]
 
 
-def test_a_part_that_the_engine_does_not_have_is_skipped_on_record(tmp_path):
+def test_part_that_the_engine_does_not_have_is_skipped_and_recorded(tmp_path):
     settings = ["--set", "engine=sklearn", "--set", "activations=relu"]
-    done = bench("-k", "operations", "--device", "cpu", "--results", tmp_path, *settings)
-    assert done.returncode == 0, done.stdout
+    process = bench("-k", "operations", "--device", "cpu", "--results", tmp_path, *settings)
+    assert process.returncode == 0, process.stdout
     results = store.load([tmp_path])
     parts = {"forward", "backward", "forward_backward", "optimizer_step"}
-    told = {skip.operation for skip in results.skips if "runs the whole step at once" in skip.reason}
-    assert told == parts
+    assert {skip.operation for skip in results.skips if "runs the whole step at once" in skip.reason} == parts
     assert {m.operation for m in results.measurements.values()} == {"train_step", "evaluate"}
 
 
 @pytest.mark.slow
-def test_settings_change_the_workload_but_not_what_a_file_varies(tmp_path):
+def test_settings_change_the_workload_but_not_the_axis_of_a_file(tmp_path):
     arguments = ["--set", "batch_size=7", "--set", "activations=relu"]
-    done = bench("-k", "forward_backward or test_batch_sizes", "--device", "cpu", "--results", tmp_path, *arguments)
-    assert done.returncode == 0, done.stdout
+    process = bench("-k", "forward_backward or test_batch_sizes", "--device", "cpu", "--results", tmp_path, *arguments)
+    assert process.returncode == 0, process.stdout
     measurements = store.load([tmp_path]).measurements.values()
     assert {m.config.activations for m in measurements} == {("relu",) * 3}
     sizes = {m.suite: {n.config.batch_size for n in measurements if n.suite == m.suite} for m in measurements}
@@ -150,29 +152,29 @@ def test_settings_change_the_workload_but_not_what_a_file_varies(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--benchmark-disable"], ["-n", "2"]], ids=["disabled", "xdist"])
-def test_without_benchmarking_everything_runs_and_nothing_is_recorded(tmp_path, arguments):
-    done = bench("-k", "optimizers or same_process", "--device", "cpu", "--results", tmp_path, *arguments)
-    assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout
+def test_without_benchmarking_all_tests_run_and_nothing_is_recorded(tmp_path, arguments):
+    process = bench("-k", "optimizers or same_process", "--device", "cpu", "--results", tmp_path, *arguments)
+    assert process.returncode == 0, process.stdout
+    assert "5 passed" in process.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_determinism_is_reported_whatever_it_is(tmp_path):
-    done = bench("-k", "determinism", "--device", "cpu", "--results", tmp_path)
-    assert done.returncode == 0, done.stdout
+def test_reruns_are_reported_with_their_outcome(tmp_path):
+    process = bench("-k", "determinism", "--device", "cpu", "--results", tmp_path)
+    assert process.returncode == 0, process.stdout
     checks = store.load([tmp_path]).checks
     assert [check.name for check in checks] == ["same process", "fresh process", "other thread count"]
     for check in checks:
         assert f"same seed, {check.name} (cpu, 10 steps): {check.first_difference or 'equal bits'}" in (
-            done.stdout.replace("first difference: ", "")
+            process.stdout.replace("first difference: ", "")
         )
 
 
 @pytest.mark.slow
-def test_a_missing_device_is_skipped_with_its_reason_on_record(tmp_path):
-    done = bench("-k", "optimizer_step", "--results", tmp_path, CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 0, done.stdout
+def test_missing_device_is_skipped_with_a_recorded_reason(tmp_path):
+    process = bench("-k", "optimizer_step", "--results", tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert process.returncode == 0, process.stdout
     results = store.load([tmp_path])
     assert [m.config.device for m in results.measurements.values()] == ["cpu"]
     (skip,) = results.skips
@@ -182,16 +184,16 @@ def test_a_missing_device_is_skipped_with_its_reason_on_record(tmp_path):
 
 def test_results_that_cannot_be_written_end_the_run_with_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    done = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path / "file")
-    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "mlpbench:" in line]
-    assert (done.returncode, str(tmp_path / "file") in line) == (2, True)
-    assert "Traceback" not in done.stdout + done.stderr
+    process = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path / "file")
+    (line,) = [line for line in (process.stdout + process.stderr).splitlines() if "mlpbench:" in line]
+    assert (process.returncode, str(tmp_path / "file") in line) == (2, True)
+    assert "Traceback" not in process.stdout + process.stderr
 
 
 @pytest.mark.slow
-def test_a_workload_that_a_benchmark_cannot_have_is_skipped_with_its_reason(tmp_path):
-    done = bench("-k", "nesterov", "--device", "cpu", "--results", tmp_path, "--set", "momentum=0")
-    assert done.returncode == 0, done.stdout
+def test_workload_that_a_benchmark_cannot_have_is_skipped(tmp_path):
+    process = bench("-k", "nesterov", "--device", "cpu", "--results", tmp_path, "--set", "momentum=0")
+    assert process.returncode == 0, process.stdout
     (skip,) = store.load([tmp_path]).skips
     assert "momentum" in skip.reason
 
@@ -205,27 +207,28 @@ BAD_INPUT = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "told"), BAD_INPUT.values(), ids=BAD_INPUT)
-def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, told):
-    done = bench("--results", tmp_path, *arguments, CUDA_VISIBLE_DEVICES="")
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if "mlpbench:" in line]
-    assert (done.returncode, len(lines)) == (2, 1)
-    assert told in lines[0]
-    assert "Traceback" not in done.stdout + done.stderr
+@pytest.mark.parametrize(("arguments", "hint"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, hint):
+    process = bench("--results", tmp_path, *arguments, CUDA_VISIBLE_DEVICES="")
+    lines = [line for line in (process.stdout + process.stderr).splitlines() if "mlpbench:" in line]
+    assert (process.returncode, len(lines)) == (2, 1)
+    assert hint in lines[0]
+    assert "Traceback" not in process.stdout + process.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_absent_data_ends_the_run_with_one_line(tmp_path):
-    (tmp_path / "a file").write_text("")  # so that nothing can be downloaded into it
+def test_missing_data_ends_the_run_with_one_line(tmp_path):
+    (tmp_path / "a file").write_text("")
+    # Nothing can be downloaded into a file.
     arguments = ["-k", "optimizer_step", "--dataset", "mnist", "--results", tmp_path / "results"]
-    done = bench(*arguments, MLPBENCH_DATA=str(tmp_path / "a file" / "data"))
-    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "mlpbench:" in line]
-    assert done.returncode == 2
+    process = bench(*arguments, MLPBENCH_DATA=str(tmp_path / "a file" / "data"))
+    (line,) = [line for line in (process.stdout + process.stderr).splitlines() if "mlpbench:" in line]
+    assert process.returncode == 2
     assert str(tmp_path / "a file" / "data") in line
     assert "digits" in line
 
 
-def test_a_killed_run_keeps_every_finished_block(tmp_path):
+def test_killed_run_keeps_every_finished_block(tmp_path):
     process = subprocess.Popen(
         command("--device", "cpu", "--results", str(tmp_path), "-k", "activations", "-p", "no:cacheprovider"),
         stdout=subprocess.DEVNULL,
@@ -233,15 +236,15 @@ def test_a_killed_run_keeps_every_finished_block(tmp_path):
         env=clean_environment(),
     )
     deadline = time.monotonic() + 120
-    num_seen = 0
-    while num_seen < 12:
+    num_blocks = 0
+    while num_blocks < 12:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-        num_seen = sum(path.read_text().count('"kind":"block"') for path in tmp_path.rglob("*.jsonl"))
+        num_blocks = sum(path.read_text().count('"kind":"block"') for path in tmp_path.rglob("*.jsonl"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     results = store.load([tmp_path])
-    assert len(results.blocks) >= num_seen
+    assert len(results.blocks) >= num_blocks
     rounds = [b.round for m in results.measurements for b in results.blocks if b.measurement == m]
     assert rounds == [index % 5 for index in range(len(rounds))]

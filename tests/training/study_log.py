@@ -1,8 +1,8 @@
-"""An observer of studies that keeps what happens."""
+"""Record the events of a study."""
 
 
 class Log:
-    """An observer, and a place for the results: all that happens, in order."""
+    """Observe a study and receive its results; hold all events in order."""
 
     def __init__(self):
         self.entries = []
@@ -11,8 +11,8 @@ class Log:
         self.entries.append(("start", config.seed))
 
     def epoch(self, epoch, config=None):
-        whose = () if config is None else (config.seed,)
-        self.entries.append(("epoch", epoch.index, *whose))
+        seed = () if config is None else (config.seed,)
+        self.entries.append(("epoch", epoch.index, *seed))
 
     def failure(self, config, reason):
         self.entries.append(("failure", config.seed, reason))

@@ -1,4 +1,7 @@
-"""The losses of the default config's first steps, kept in a file: `python tests/test_golden.py` writes it anew."""
+"""The first losses of the default config are those of a file.
+
+`python -m tests.training.test_golden` writes the file again.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Progress as lines in a pipe and as a live bar on a terminal."""
+"""Progress is lines in a pipe, and a live bar on a terminal."""
 
 import io
 
@@ -25,8 +25,8 @@ def epoch(index: int) -> Epoch:
     )
 
 
-def shown(*, is_terminal: bool) -> str:
-    """What two runs of three epochs print."""
+def printed(*, is_terminal: bool) -> str:
+    """Return the output of two runs of three epochs."""
     output = io.StringIO()
     console = Console(file=output, width=160, force_terminal=is_terminal, highlight=False)
     with TrainingProgress(CONFIGS, console) as progress:
@@ -45,7 +45,7 @@ def test_epoch_line_counts_from_one_and_has_every_number():
 
 
 def test_pipe_gets_a_line_for_each_run_and_epoch_and_nothing_else():
-    lines = shown(is_terminal=False).splitlines()
+    lines = printed(is_terminal=False).splitlines()
     assert lines == [
         "run 1/2: num_epochs=3",
         *(epoch_line(epoch(index), 3) for index in range(3)),
@@ -55,13 +55,13 @@ def test_pipe_gets_a_line_for_each_run_and_epoch_and_nothing_else():
 
 
 def test_pipe_gets_no_control_characters():
-    text = shown(is_terminal=False)
+    text = printed(is_terminal=False)
     assert text.endswith("\n")
     assert text.replace("\n", "").isprintable()
 
 
 def test_terminal_shows_every_run_and_the_end_of_each():
-    text = shown(is_terminal=True)
+    text = printed(is_terminal=True)
     for part in ("run 1/2: num_epochs=3", "run 2/2: num_epochs=3 seed=1", "epoch 3/3", "100%"):
         assert part in text
 
@@ -79,3 +79,44 @@ def test_terminal_gets_its_cursor_back_when_training_is_interrupted(monkeypatch)
         interrupted()
     hide, show = "\x1b[?25l", "\x1b[?25h"
     assert output.getvalue().count(hide) == output.getvalue().count(show) == 1
+
+
+# --- several runs at once
+
+
+def printed_at_once(*, is_terminal: bool) -> str:
+    """Return the output of three runs, two of them at once; the second fails in its third epoch."""
+    configs = [RunConfig(num_epochs=3, seed=seed) for seed in range(3)]
+    output = io.StringIO()
+    console = Console(file=output, width=160, force_terminal=is_terminal, highlight=False)
+
+    with TrainingProgress(configs, console) as progress:
+        progress.start(configs[0])
+        progress.start(configs[1])
+        for index in range(3):
+            progress.epoch(epoch(index), configs[0])
+            if index < 2:
+                progress.epoch(epoch(index), configs[1])
+        progress.failure(configs[1], "its process ended [for once]")
+        progress.start(configs[2])
+        for index in range(3):
+            progress.epoch(epoch(index), configs[2])
+    return output.getvalue()
+
+
+def test_pipe_gets_a_line_for_every_epoch_of_runs_at_once():
+    lines = printed_at_once(is_terminal=False).splitlines()
+    assert [line.split("  train")[0] for line in lines] == [
+        "run 1/3: num_epochs=3",
+        "run 2/3: num_epochs=3 seed=1",
+        *("run 1/3  epoch 1/3", "run 2/3  epoch 1/3", "run 1/3  epoch 2/3", "run 2/3  epoch 2/3", "run 1/3  epoch 3/3"),
+        "run 2/3 has no result: its process ended [for once]",
+        "run 3/3: num_epochs=3 seed=2",
+        *("run 3/3  epoch 1/3", "run 3/3  epoch 2/3", "run 3/3  epoch 3/3"),
+    ]
+
+
+def test_bar_counts_the_epochs_of_a_failed_run_as_done():
+    text = printed_at_once(is_terminal=True)
+    for part in ("run 1/3  epoch 3/3", "run 2/3 has no result", "run 3/3  epoch 3/3", "100%"):
+        assert part in text

@@ -3,12 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mlpbench.cli.main import main
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
 from mlpbench.machine import environment
+from mlpbench.records import store
 from mlpbench.training import batched_seeds, study
-from mlpbench.training.study import STUDIES, TUTORIAL, FailedRunsError, Study, default_jobs, run
+from mlpbench.training.study import STUDIES, TUTORIAL, FailedRunsError, Study, check, default_jobs, run
 from mlpbench.training.trainer import check_names
+from mlpbench.workload import datasets
 from mlpbench.workload.optimizers import OPTIMIZERS
 from tests.training.study_log import Log
 
@@ -18,7 +21,7 @@ every_study = pytest.mark.parametrize("name", STUDIES)
 
 
 @pytest.mark.parametrize(("name", "num_configs"), [("quick", 2 * 2 * 3), ("default", 5 * 4 * 5), ("tutorial", 1)])
-def test_a_study_is_the_product_of_its_axes(name, num_configs):
+def test_study_is_the_product_of_its_axes(name, num_configs):
     configs = STUDIES[name].configs()
     assert num_configs == len(configs) == len(set(configs))
 
@@ -28,7 +31,7 @@ def test_every_study_is_tested():
 
 
 @every_study
-def test_a_study_differs_from_its_base_in_its_axes_alone(name):
+def test_configs_differ_from_the_base_in_the_axes_only(name):
     study = STUDIES[name]
     for config in study.configs():
         axes = {"activations": study.base.activations, "optimizer": study.base.optimizer, "seed": study.base.seed}
@@ -36,7 +39,7 @@ def test_a_study_differs_from_its_base_in_its_axes_alone(name):
 
 
 @every_study
-def test_every_seed_trains_every_pair_of_activations_and_optimizer(name):
+def test_every_seed_has_every_pair_of_activations_and_optimizer(name):
     study = STUDIES[name]
     activations = [a * 3 if len(a) == 1 else a for a in study.activations]
     expected = {(a, o, s) for a in activations for o in study.optimizers for s in study.seeds}
@@ -49,7 +52,7 @@ def test_every_name_in_a_study_exists(name):
         check_names(config)
 
 
-def test_the_tutorials_study_is_the_tutorials_workload_on_mnist():
+def test_tutorial_study_is_the_tutorials_workload_on_mnist():
     assert STUDIES["tutorial"].configs() == [RunConfig(dataset="mnist")]
 
 
@@ -67,9 +70,9 @@ def test_adam_gets_its_usual_learning_rate_when_the_base_has_the_default():
     }
 
 
-def test_a_learning_rate_of_ones_own_is_kept_for_every_optimizer():
-    own = replace(grid_of(RunConfig(lr=0.02)), has_usual_lr=False)
-    assert [config.lr for config in own.configs()] == [0.02] * 4
+def test_explicit_learning_rate_applies_to_every_optimizer():
+    explicit = replace(grid_of(RunConfig(lr=0.02)), has_usual_lr=False)
+    assert [config.lr for config in explicit.configs()] == [0.02] * 4
 
 
 # --- running
@@ -87,68 +90,68 @@ def test_each_result_is_emitted_before_the_next_run_starts(small):
     assert {"session"} == {result.session for result in results}
 
 
-def test_a_run_that_fails_does_not_keep_the_others_from_theirs(small):
+def test_other_runs_go_on_if_a_run_fails(small):
     good = RunConfig(dataset=small, num_epochs=1, num_threads=1)
     configs = [good, replace(good, optimizer="sdg", seed=1), replace(good, seed=2)]
     log = Log()
     with pytest.raises(
         FailedRunsError, match=r"1 of 3 runs have no result; .*seed=1: unknown optimizer 'sdg'"
-    ) as caught:
+    ) as error:
         run(configs, "session", log.emit, log)
     assert [entry[:2] for entry in log.entries] == [
         *(("start", 0), ("epoch", 0), ("emit", 0)),
         *(("start", 1), ("failure", 1)),
         *(("start", 2), ("epoch", 0), ("emit", 2)),
     ]
-    assert [result.config for result in caught.value.results] == [configs[0], configs[2]]
+    assert [result.config for result in error.value.results] == [configs[0], configs[2]]
 
 
-def test_a_single_run_that_fails_says_no_more_than_why(small):
+def test_message_of_a_single_failed_run_is_its_reason(small):
     with pytest.raises(InputError, match=r"^unknown optimizer 'sdg'"):
         run([RunConfig(dataset=small, optimizer="sdg")], "session", Log().emit, Log())
 
 
-def test_a_result_that_cannot_be_written_ends_the_study(small):
-    def full(_):
+def test_result_that_cannot_be_written_ends_the_study(small):
+    def fail(_):
         raise InputError("no space left")
 
     log = Log()
     with pytest.raises(InputError, match=r"^no space left"):
-        run([RunConfig(dataset=small, num_epochs=1, num_threads=1, seed=s) for s in (0, 1)], "session", full, log)
+        run([RunConfig(dataset=small, num_epochs=1, num_threads=1, seed=s) for s in (0, 1)], "session", fail, log)
     assert log.entries == [("start", 0), ("epoch", 0)]
 
 
-def test_a_single_config_is_trained_here_as_it_is_whatever_the_jobs(small, monkeypatch):
+def test_single_config_is_trained_in_this_process_for_any_jobs(small, monkeypatch):
     monkeypatch.setattr(study, "Worker", None)
     (result,) = run([RunConfig(dataset=small, num_epochs=1)], "session", Log().emit, Log(), jobs=8)
     assert result.config == RunConfig(dataset=small, num_epochs=1)
 
 
-# --- how many at once
+# --- the default number of jobs
 
 
 @pytest.mark.parametrize(
     ("num_threads", "num_cpus", "jobs"), [(None, 8, 8), (1, 8, 8), (2, 8, 4), (3, 8, 2), (16, 8, 1), (None, 1, 1)]
 )
-def test_there_are_as_many_jobs_as_cpus_for_their_threads(num_threads, num_cpus, jobs, monkeypatch):
+def test_default_jobs_are_the_cpus_over_the_thread_count(num_threads, num_cpus, jobs, monkeypatch):
     machine = replace(environment.current(), num_cpus=num_cpus)
     monkeypatch.setattr(environment, "current", lambda: machine)
     configs = [RunConfig(num_threads=num_threads, seed=seed) for seed in range(3)]
     assert default_jobs(configs) == jobs
 
 
-def test_on_a_gpu_all_seeds_of_a_config_are_trained_at_once(monkeypatch):
+def test_default_jobs_on_a_gpu_are_all_seeds_of_a_config(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for device in ("cuda", "auto"):
         assert default_jobs(replace(STUDIES["default"], base=RunConfig(device=device)).configs()) == 5
 
 
-# --- seeds as one
+# --- batched seeds
 
 
 @pytest.fixture
 def groups(small, monkeypatch):
-    """The seeds that are trained together, on a machine whose CPU passes for a GPU."""
+    """Return a list that gets the seeds of each batched model, on a machine that treats its CPU as a GPU."""
     monkeypatch.setattr(study, "_is_on_gpu", lambda config: True)
     fit, groups = batched_seeds.fit, []
 
@@ -165,7 +168,7 @@ def on_gpu(small, **changes):
     return Study(base=base, activations=(("relu",),), optimizers=("sgd", "nesterov"), seeds=(0, 1, 2)).configs()
 
 
-def test_seeds_of_each_config_are_trained_as_one(small, groups):
+def test_seeds_of_each_config_are_one_batched_model(small, groups):
     configs = on_gpu(small)
     log = Log()
     results = run(configs, "session", log.emit, log, jobs=3)
@@ -175,13 +178,13 @@ def test_seeds_of_each_config_are_trained_as_one(small, groups):
     assert [(entry[0], entry[-1]) for entry in log.entries] == one * 2
 
 
-def test_no_more_seeds_than_jobs_are_trained_as_one_and_one_left_over_alone(small, groups):
+def test_batched_model_has_at_most_jobs_seeds(small, groups):
     assert len(run(on_gpu(small), "session", Log().emit, Log(), jobs=2)) == 6
     assert groups == [[("sgd", 0), ("sgd", 1)], [("nesterov", 0), ("nesterov", 1)]]
 
 
 @pytest.mark.parametrize(("change", "jobs"), [({}, 1), ({"loader": "dataloader"}, 3), ({"engine": "portable"}, 3)])
-def test_what_has_no_batched_form_is_trained_one_after_the_other_on_a_gpu_too(small, groups, change, jobs):
+def test_runs_on_a_gpu_without_batched_form_are_trained_one_by_one(small, groups, change, jobs):
     configs = on_gpu(small, **change)[:2]
     log = Log()
     run(configs, "session", log.emit, log, jobs=jobs)
@@ -189,7 +192,7 @@ def test_what_has_no_batched_form_is_trained_one_after_the_other_on_a_gpu_too(sm
     assert [entry[0] for entry in log.entries] == ["start", "epoch", "emit"] * 2
 
 
-def test_seeds_that_fail_as_one_are_all_lost_and_other_configs_go_on(small, groups, monkeypatch):
+def test_all_seeds_of_a_failed_batched_model_fail_and_others_go_on(small, groups, monkeypatch):
     fit = batched_seeds.fit
 
     def refuse(configs, *arguments):
@@ -199,9 +202,77 @@ def test_seeds_that_fail_as_one_are_all_lost_and_other_configs_go_on(small, grou
 
     monkeypatch.setattr(batched_seeds, "fit", refuse)
     log = Log()
-    with pytest.raises(FailedRunsError, match=r"3 of 6 runs have no result; .*: too little memory") as caught:
+    with pytest.raises(FailedRunsError, match=r"3 of 6 runs have no result; .*: too little memory") as error:
         run(on_gpu(small), "session", log.emit, log, jobs=3)
-    assert [(r.config.optimizer, r.config.seed) for r in caught.value.results] == [("nesterov", s) for s in range(3)]
+    assert [(r.config.optimizer, r.config.seed) for r in error.value.results] == [("nesterov", s) for s in range(3)]
     assert [entry for entry in log.entries if entry[0] == "failure"] == [
         ("failure", seed, "too little memory") for seed in range(3)
     ]
+
+
+# --- checking
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "mpl"},
+        {"activations": ("rleu",)},
+        {"dataset": "mist"},
+        {"loader": "disk"},
+        {"optimizer": "sdg"},
+        {"engine": "steam"},
+        {"device": "gpu"},
+    ],
+)
+def test_unknown_name_raises_before_any_data_is_read(change, monkeypatch):
+    def fail(name):
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(datasets, "load", fail)
+    with pytest.raises(InputError, match="unknown"):
+        check([RunConfig(**change)])
+
+
+def test_unknown_name_in_the_last_config_raises(small):
+    with pytest.raises(InputError, match="unknown engine 'steam'"):
+        check([RunConfig(dataset=small), RunConfig(dataset=small, engine="steam")])
+
+
+def test_missing_data_raises_before_training(monkeypatch):
+    def fail():
+        raise InputError("no usable data")
+
+    monkeypatch.setitem(datasets.DATASETS, "absent", fail)
+    with pytest.raises(InputError, match="no usable data"):
+        check([RunConfig(dataset="absent")])
+
+
+def test_check_passes_configs_that_can_run(small):
+    assert check([RunConfig(dataset=small)]) is None
+
+
+# --- the verb
+
+
+def test_verb_shows_the_other_results_and_exits_with_2_if_a_run_fails(tmp_path, capsys, monkeypatch, restore_threads):
+    fit = study.Trainer.fit
+
+    def fail_for_seed_1(trainer, *arguments):
+        if trainer.config.seed == 1:
+            raise InputError("the reason")
+        return fit(trainer, *arguments)
+
+    monkeypatch.setattr(study.Trainer, "fit", fail_for_seed_1)
+    command = ["study", "--activations", "relu", "--optimizers", "sgd", "--seeds", "0-2", "--jobs", "1"]
+    settings = ["--set", "hidden_sizes=16,16,16", "--set", "batch_size=1000", "--set", "num_epochs=1"]
+    settings += ["--set", "num_threads=1"]
+    assert main([*command, *settings, "--results", str(tmp_path)]) == 2
+    output = capsys.readouterr()
+    assert "Test accuracy" in output.out
+    assert output.err.startswith("mlpbench: 1 of 3 runs have no result; the first, ")
+    assert output.err.endswith("seed=1: the reason\n")
+    results = store.load([tmp_path])
+    assert [result.config.seed for result in results.train_results] == [0, 2]
+    (session,) = results.sessions.values()
+    assert "--jobs 1" in session.command

@@ -14,8 +14,6 @@ from mlpbench.workload.digest import digest
 from mlpbench.workload.optimizers import OPTIMIZERS
 from tests.conformance import every_engine
 
-CHOSEN_NUM_THREADS = torch.get_num_threads()  # by PyTorch: no test has run yet
-
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 every_loader = pytest.mark.parametrize("loader", list(Loader))
 every_operation = pytest.mark.parametrize("operation", list(Operation))
@@ -27,7 +25,7 @@ def config(small):
 
 
 def without_times(result):
-    """What a run computed: the times alone may differ."""
+    """Return the result with its times set to zero, since only they may differ."""
     zeros = (0.0,) * result.config.num_epochs
     return replace(result, train_s=zeros, evaluate_s=zeros)
 
@@ -46,18 +44,18 @@ def parameters_digest(trainer):
 @every_engine
 @every_optimizer
 @every_loader
-def test_a_second_fit_gives_the_same_losses_and_digests(config, engine, optimizer, loader):
+def test_second_fit_gives_the_same_losses_and_digests(config, engine, optimizer, loader):
     config = replace(config, engine=engine, optimizer=optimizer, loader=loader)
     assert fit(config) == fit(config)
 
 
 @every_engine
-def test_a_trainer_fits_again_from_a_fresh_state(config, engine):
+def test_trainer_fits_again_from_the_initial_state(config, engine):
     trainer = Trainer(replace(config, engine=engine, optimizer="nesterov"))
     assert without_times(trainer.fit("session")) == without_times(trainer.fit("session"))
 
 
-def test_a_fit_of_the_whole_digits_is_reproducible_and_learns(restore_threads):
+def test_fit_of_the_whole_digits_is_reproducible_and_learns(restore_threads):
     config = RunConfig(num_epochs=1, optimizer="nesterov", num_threads=1)
     result = fit(config)
     assert result == fit(config)
@@ -75,13 +73,13 @@ def test_training_lowers_the_loss(config, engine, optimizer):
 
 
 @every_optimizer
-def test_dataloader_gives_the_same_bits_as_memory(config, optimizer):
+def test_dataloader_has_the_bits_of_memory(config, optimizer):
     from_memory = fit(replace(config, optimizer=optimizer, loader="memory"))
     from_dataloader = fit(replace(config, optimizer=optimizer, loader="dataloader"))
     assert from_memory == replace(from_dataloader, config=from_memory.config)
 
 
-def test_dataloader_gives_the_same_bits_as_memory_on_the_whole_digits(restore_threads):
+def test_dataloader_has_the_bits_of_memory_on_the_whole_digits(restore_threads):
     config = RunConfig(num_epochs=1, num_threads=1)
     from_memory, from_dataloader = fit(config), fit(replace(config, loader="dataloader"))
     assert from_memory == replace(from_dataloader, config=config)
@@ -99,26 +97,27 @@ def test_initial_parameters_depend_on_nothing_else(config, change):
     assert one.digests[1] != other.digests[1]
 
 
-def test_a_result_has_one_entry_an_epoch_and_tells_the_observer_the_same(config):
-    told = []
-    result = Trainer(replace(config, num_epochs=3)).fit("session", told.append)
-    assert [epoch.index for epoch in told] == [0, 1, 2]
+def test_result_has_the_epochs_that_the_observer_received(config):
+    epochs = []
+    result = Trainer(replace(config, num_epochs=3)).fit("session", epochs.append)
+    assert [epoch.index for epoch in epochs] == [0, 1, 2]
     for field in ("train_loss", "train_accuracy", "last_loss", "test_loss", "test_accuracy", "train_s", "evaluate_s"):
-        assert tuple(getattr(epoch, field) for epoch in told) == getattr(result, field)
+        assert tuple(getattr(epoch, field) for epoch in epochs) == getattr(result, field)
     assert (result.session, result.num_train, result.num_test) == ("session", 1230, 430)
     assert [name for name, _ in result.digests] == ["initial", "final"]
 
 
 def test_epochs_differ_in_their_order_of_batches(config):
-    trainer = Trainer(replace(config, lr=1e-300))  # too small to move a parameter
+    # This learning rate is too small to change a parameter.
+    trainer = Trainer(replace(config, lr=1e-300))
     epochs = [[trainer.train_step()[0].item() for _ in range(13)] for _ in range(2)]
     assert epochs[0] != epochs[1]
 
 
-# --- what the numbers mean
+# --- meaning of the numbers
 
 
-def test_train_loss_and_accuracy_are_from_the_steps_own_outputs(config):
+def test_train_loss_and_accuracy_are_from_the_outputs_of_the_steps(config):
     config = replace(config, batch_size=123)
     result = fit(config)
     trainer = Trainer(config)
@@ -136,20 +135,20 @@ def test_train_loss_and_accuracy_are_from_the_steps_own_outputs(config):
     assert ("final", parameters_digest(trainer)) == result.digests[1]
 
 
-def test_every_training_step_has_a_whole_batch_although_an_epoch_ends_with_a_short_one(config):
+def test_every_training_step_has_a_whole_batch(config):
     trainer = Trainer(config)
     assert [len(trainer.train_step()[1]) for _ in range(30)] == [100] * 30
     assert trainer.samples_per_call("train_step") == 100
 
 
 @every_loader
-def test_test_loss_and_accuracy_are_of_the_parameters_after_the_epoch(config, loader):
+def test_test_loss_and_accuracy_are_from_after_the_epoch(config, loader):
     trainer = Trainer(replace(config, loader=loader))
     result = trainer.fit("session")
-    half = datasets.load("small").test
-    logits = trainer.model(half.normalised()).detach().double()
-    assert (pytest.approx(functional.cross_entropy(logits, half.labels).item(), rel=1e-6),) == result.test_loss
-    assert ((logits.argmax(1) == half.labels).sum().item() / 430,) == result.test_accuracy
+    test = datasets.load("small").test
+    logits = trainer.model(test.normalised()).detach().double()
+    assert (pytest.approx(functional.cross_entropy(logits, test.labels).item(), rel=1e-6),) == result.test_loss
+    assert ((logits.argmax(1) == test.labels).sum().item() / 430,) == result.test_accuracy
 
 
 @pytest.mark.slow
@@ -164,7 +163,7 @@ def test_predictions_agree_with_the_accuracy_of_evaluate(restore_threads):
     assert 0.2 < trainer.evaluate()[1] < 1
 
 
-def test_predictions_of_given_images_are_those_of_the_test_half(config):
+def test_predictions_are_for_the_test_set_by_default(config):
     trainer = Trainer(config)
     trainer.fit("session")
     x = datasets.load("small").test.normalised()
@@ -173,7 +172,7 @@ def test_predictions_of_given_images_are_those_of_the_test_half(config):
 
 
 @pytest.mark.parametrize("call", ["predict", "evaluate"])
-def test_looking_does_not_change_the_training(config, call):
+def test_predict_and_evaluate_do_not_change_the_training(config, call):
     trainer, other = Trainer(config), Trainer(config)
     for _ in range(3):
         getattr(trainer, call)()
@@ -186,7 +185,7 @@ def test_looking_does_not_change_the_training(config, call):
 
 @every_engine
 @every_operation
-def test_every_operation_runs_again_and_again_after_prepare(config, engine, operation):
+def test_every_operation_runs_repeatedly_after_prepare(config, engine, operation):
     trainer = Trainer(replace(config, engine=engine, optimizer="adam"))
     if operation.is_part and not trainer.engine.has_parts:
         with pytest.raises(InputError, match=f"{operation} cannot be timed alone; available: train_step"):
@@ -210,22 +209,22 @@ def test_only_operations_that_train_change_parameters(config, operation):
 
 
 @every_operation
-def test_samples_per_call_are_those_of_the_data(config, operation):
+def test_samples_per_call_follow_from_data_and_batch_size(config, operation):
     expected = {"epoch": 1230, "evaluate": 430}.get(operation, 100)
     assert expected == Trainer(config).samples_per_call(operation)
 
 
-def test_a_batch_has_no_more_samples_than_there_are(config):
+def test_batch_has_at_most_the_samples_of_the_training_set(config):
     trainer = Trainer(replace(config, batch_size=5000))
     assert 1230 == trainer.samples_per_call("train_step") == len(trainer.train_step()[1])
 
 
 @pytest.mark.parametrize("operation", ["backward", "forward_backward"])
-def test_gradients_are_those_of_the_first_batch_and_do_not_add_up(config, operation):
+def test_gradients_are_of_the_first_batch_and_do_not_accumulate(config, operation):
     trainer = Trainer(config)
     trainer.use_threads()
-    half = datasets.load("small").train
-    loss = functional.cross_entropy(trainer.model(half.normalised()[:100]), half.labels[:100])
+    train = datasets.load("small").train
+    loss = functional.cross_entropy(trainer.model(train.normalised()[:100]), train.labels[:100])
     expected = torch.autograd.grad(loss, list(trainer.model.parameters()))
     trainer.prepare(operation)
     for _ in range(2):
@@ -233,14 +232,14 @@ def test_gradients_are_those_of_the_first_batch_and_do_not_add_up(config, operat
         assert all(torch.equal(e, p.grad) for e, p in zip(expected, trainer.model.parameters(), strict=True))
 
 
-def test_forward_gives_the_logits_of_the_first_batch_with_their_graph(config):
+def test_forward_returns_logits_of_the_first_batch_with_a_graph(config):
     trainer = Trainer(config)
     logits = trainer.forward()
     assert torch.equal(trainer.model(datasets.load("small").train.normalised()[:100]), logits)
     assert logits.requires_grad
 
 
-def test_an_epoch_is_prepared_by_going_back_to_the_start(config):
+def test_prepare_for_an_epoch_goes_back_to_the_start(config):
     trainer = Trainer(config)
     trainer.prepare("epoch")
     first = trainer.epoch()
@@ -265,7 +264,7 @@ def test_reset_restores_parameters_optimizer_and_order(config, engine, optimizer
 
 
 def steps_by_hand(model, batches, lr):
-    """Plain gradient descent, written out: loss and logits of each batch before its update."""
+    """Run gradient descent by hand, and return loss and logits of each batch from before its update."""
     outputs = []
     for x, y in batches:
         logits = model(x)
@@ -279,13 +278,13 @@ def steps_by_hand(model, batches, lr):
 
 
 @every_engine
-def test_steps_of_an_engine_agree_with_a_loop_written_by_hand(config, engine):
+def test_steps_of_every_engine_agree_with_a_loop_by_hand(config, engine):
     config = replace(config, engine=engine, batch_size=123)
     trainer = Trainer(config)
     model = deepcopy(trainer.model)
-    half = datasets.load("small").train
+    train = datasets.load("small").train
     order = ENGINES[engine].batch_order(config.seed, 0, 1230)
-    batches = datasets.memory_batches(half.normalised(), half.labels, order, config.batch_size)
+    batches = datasets.memory_batches(train.normalised(), train.labels, order, config.batch_size)
     expected = steps_by_hand(model, batches, config.lr)
     assert len(expected) == 10
     for expected_loss, expected_logits in expected:
@@ -297,11 +296,12 @@ def test_steps_of_an_engine_agree_with_a_loop_written_by_hand(config, engine):
         torch.testing.assert_close(parameter, by_hand, rtol=1e-5, atol=1e-7)
 
 
-def test_steps_of_eager_have_the_bits_of_a_loop_written_by_hand(config):
+def test_steps_of_eager_have_the_bits_of_a_loop_by_hand(config):
     trainer = Trainer(replace(config, batch_size=123))
     model = deepcopy(trainer.model)
-    half = datasets.load("small").train
-    batches = datasets.memory_batches(half.normalised(), half.labels, datasets.batch_order(config.seed, 0, 1230), 123)
+    train = datasets.load("small").train
+    order = datasets.batch_order(config.seed, 0, 1230)
+    batches = datasets.memory_batches(train.normalised(), train.labels, order, 123)
     trainer.use_threads()
     for loss, logits in steps_by_hand(model, batches, config.lr):
         step_loss, step_logits = trainer.train_step()

@@ -67,13 +67,13 @@ class Library:
     source: Path
     """The C++ file. Headers beside it whose names begin with its stem and `_` (`fused_vectors.h`) belong to it."""
     instead: str
-    """What a user can do if it cannot be built."""
+    """The advice to a user if it cannot be built."""
 
     def load(self, *mirrors: type[ctypes.Structure]) -> ctypes.PyDLL:
         """Return the compiled functions; build them first if this was not done before.
 
         Each of `mirrors` is the Python side of a C++ structure with the same name (without a leading `_`). The C++ has
-        `EXPORT_SIZE` for it, so that a field which only one side has is found here, before it corrupts memory.
+        `EXPORT_SIZE` for it, so that a field that only one side has is an error here, before it corrupts memory.
 
         Raises:
             InputError: if there is no compiler, if it fails, or if the library cannot be written or loaded.
@@ -186,7 +186,7 @@ def _levels() -> tuple[tuple[str, ...], ...]:
 
 
 def processor() -> tuple[str, ...]:
-    """Return what decides the available instructions; on a virtual machine, the model's name alone does not."""
+    """Return the properties that decide the available instructions. A virtual machine's model name alone does not."""
     description = [platform.system(), platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         first, _, _ = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")

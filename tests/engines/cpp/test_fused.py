@@ -1,4 +1,4 @@
-"""Test what only engine fused has: its bits for any thread count and vector length, its memory, its errors."""
+"""Test engine fused alone: its bits for any thread count and vector length, its memory, its errors."""
 
 import ctypes
 import math
