@@ -28,6 +28,13 @@ def bench(*arguments, **variables):
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
 
 
+def messages(process):
+    """Return our lines of the output; each begins with our name, after the signs of pytest's last line."""
+    lines = [line for line in (process.stdout + process.stderr).splitlines() if "mlpbench:" in line]
+    assert all(line.lstrip("! ").startswith("mlpbench: ") for line in lines)
+    return lines
+
+
 @pytest.mark.slow
 def test_blocks_on_disk_are_the_rounds_that_pytest_benchmark_reports(tmp_path):
     process = bench(
@@ -153,10 +160,26 @@ def test_settings_change_the_workload_but_not_the_axis_of_a_file(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["--benchmark-disable"], ["-n", "2"]], ids=["disabled", "xdist"])
 def test_without_benchmarking_all_tests_run_and_nothing_is_recorded(tmp_path, arguments):
-    process = bench("-k", "optimizers or same_process", "--device", "cpu", "--results", tmp_path, *arguments)
+    selection = "optimizers or (determinism and not fresh and not other)"
+    process = bench("-k", selection, "--device", "cpu", "--results", tmp_path, *arguments)
     assert process.returncode == 0, process.stdout
-    assert "5 passed" in process.stdout
+    assert "6 passed" in process.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tests_of_another_folder_keep_their_own_clock(tmp_path):
+    path = tmp_path / "test_other.py"
+    path.write_text(
+        "def test_other(request):\n"
+        "    items = request.session.items\n"
+        "    marks = {item.path.name: item.get_closest_marker('benchmark') for item in items}\n"
+        "    assert marks.pop('test_other.py') is None\n"
+        "    assert [mark.kwargs['min_rounds'] for mark in marks.values()] == [5]\n"
+    )
+    arguments = ["-k", "optimizer_step or test_other", "--device", "cpu", "--benchmark-disable"]
+    process = bench(path, *arguments, "--results", tmp_path / "results")
+    assert process.returncode == 0, process.stdout
+    assert "2 passed" in process.stdout
 
 
 @pytest.mark.slow
@@ -185,7 +208,7 @@ def test_missing_device_is_skipped_with_a_recorded_reason(tmp_path):
 def test_results_that_cannot_be_written_end_the_run_with_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     process = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path / "file")
-    (line,) = [line for line in (process.stdout + process.stderr).splitlines() if "mlpbench:" in line]
+    (line,) = messages(process)
     assert (process.returncode, str(tmp_path / "file") in line) == (2, True)
     assert "Traceback" not in process.stdout + process.stderr
 
@@ -210,19 +233,19 @@ BAD_INPUT = {
 @pytest.mark.parametrize(("arguments", "hint"), BAD_INPUT.values(), ids=BAD_INPUT)
 def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, hint):
     process = bench("--results", tmp_path, *arguments, CUDA_VISIBLE_DEVICES="")
-    lines = [line for line in (process.stdout + process.stderr).splitlines() if "mlpbench:" in line]
-    assert (process.returncode, len(lines)) == (2, 1)
-    assert hint in lines[0]
+    (line,) = messages(process)
+    assert process.returncode == 2
+    assert hint in line
     assert "Traceback" not in process.stdout + process.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_data_ends_the_run_with_one_line(tmp_path):
-    (tmp_path / "a file").write_text("")
     # Nothing can be downloaded into a file.
+    (tmp_path / "a file").write_text("")
     arguments = ["-k", "optimizer_step", "--dataset", "mnist", "--results", tmp_path / "results"]
     process = bench(*arguments, MLPBENCH_DATA=str(tmp_path / "a file" / "data"))
-    (line,) = [line for line in (process.stdout + process.stderr).splitlines() if "mlpbench:" in line]
+    (line,) = messages(process)
     assert process.returncode == 2
     assert str(tmp_path / "a file" / "data") in line
     assert "digits" in line

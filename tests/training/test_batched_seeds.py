@@ -130,8 +130,8 @@ def test_second_fit_gives_the_same_bits(config):
 def test_every_epoch_of_every_seed_is_observed_and_recorded(config):
     events = []
     configs = with_seeds(replace(config, num_epochs=2), 5, 2)
-    results = batched_seeds.fit(configs, "session", lambda epoch, config: events.append((epoch, config)))
-    assert [(epoch.index, config.seed) for epoch, config in events] == [(0, 5), (0, 2), (1, 5), (1, 2)]
+    results = batched_seeds.fit(configs, "session", lambda epoch, observed: events.append((epoch, observed)))
+    assert [(epoch.index, observed.seed) for epoch, observed in events] == [(0, 5), (0, 2), (1, 5), (1, 2)]
     for config, result in zip(configs, results, strict=True):
         epochs = [epoch for epoch, observed_config in events if observed_config == config]
         for name in {f.name for f in fields(Epoch)} - {"index"}:
