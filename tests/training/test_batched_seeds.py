@@ -132,8 +132,8 @@ def test_every_epoch_of_every_seed_is_observed_and_recorded(config):
     configs = with_seeds(replace(config, num_epochs=2), 5, 2)
     results = batched_seeds.fit(configs, "session", lambda epoch, observed: events.append((epoch, observed)))
     assert [(epoch.index, observed.seed) for epoch, observed in events] == [(0, 5), (0, 2), (1, 5), (1, 2)]
-    for config, result in zip(configs, results, strict=True):
-        epochs = [epoch for epoch, observed_config in events if observed_config == config]
+    for one, result in zip(configs, results, strict=True):
+        epochs = [epoch for epoch, observed_config in events if observed_config == one]
         for name in {f.name for f in fields(Epoch)} - {"index"}:
             assert getattr(result, name) == tuple(getattr(epoch, name) for epoch in epochs)
 
