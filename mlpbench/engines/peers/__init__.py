@@ -1,1 +1,1 @@
-"""Engines of other libraries, to compare with."""
+"""Train with other libraries, for comparison."""

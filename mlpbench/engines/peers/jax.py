@@ -1,4 +1,6 @@
-"""jax: the same training written for JAX; an epoch is one compiled loop, its data and parameters stay with JAX.
+"""Define engine jax: the same training, written for JAX. An epoch is one compiled loop.
+
+JAX keeps copies of the data and of the parameters.
 
 Shapes: N samples, B batch, D features, C classes, T batches.
 """
@@ -17,34 +19,37 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mlpbench.config import RunConfig
 from mlpbench.engines.engine import Progress
+from mlpbench.engines.optimizer_rules import BETA1, BETA2, EPSILON
 from mlpbench.engines.peers.peer import Peer, load
 from mlpbench.errors import InputError
 from mlpbench.workload.activations import ACTIVATIONS
 from mlpbench.workload.optimizers import OPTIMIZERS
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
-_started: list[int | None] = []  # the number of threads that XLA was started with
-_resident: Any = WeakTensorKeyDictionary()  # of each tensor its version, and its copy with JAX
+_xla_threads: list[int | None] = []
+"""The thread count with which XLA was started, when it was."""
+_copies: Any = WeakTensorKeyDictionary()
+"""JAX's copy of each tensor, with the version of the tensor that was copied."""
 
 
 class _Training(NamedTuple):
-    """What a step changes: lists of arrays, one for each parameter, or none where the optimizer keeps nothing."""
+    """Hold what a step changes. `m` and `v` have an array for each parameter, or are empty if not needed."""
 
     parameters: list[Any]
     m: list[Any]
     v: list[Any]
-    steps: Any  # () int32
+    steps: Any
+    """The number of steps (), int32."""
 
 
 class Jax(Peer):
-    """JAX, with every array donated that a step replaces, and the gather of a batch inside the compiled loop.
+    """Train with JAX. A step donates every array that it replaces, and the compiled loop gathers the batches.
 
-    XLA takes its threads when the first engine of a process starts it, `num_threads` or all processors, and keeps them;
-    if somebody else has started it before, it keeps those. After each `step`, as after each `train`, the parameters are
-    copied to the model, which a training loop in JAX alone would not do.
+    The first engine of a process starts XLA with `num_threads` threads, or with one for each processor, and XLA never
+    changes their number. If something else started XLA before, its number stays. After each `step` and each `train` the
+    parameters are copied to the model, which a training loop in JAX alone would not do.
 
     Raises:
-        InputError: as Peer does, and for another number of threads than XLA was started with.
+        InputError: as `Peer`, and for another thread count than XLA was started with.
     """
 
     arithmetic = "JAX"
@@ -53,7 +58,7 @@ class Jax(Peer):
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         start_xla(config)
-        # All that the functions depend on: engines that differ in nothing of it share what was compiled.
+        # The functions depend on the other fields only. So engines that differ in these fields share compiled code.
         self._train, self._step, self._logits = _functions(
             replace(config, seed=0, num_epochs=1, dataset="", loader="", batch_size=1)
         )
@@ -61,19 +66,19 @@ class Jax(Peer):
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._training, loss, logits = self._step(self._training, self._view(x), self._view(y.int()))
-        self._give()
+        self._update_model()
         return from_dlpack(loss), from_dlpack(logits)
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
-        # As long as a whole epoch, so that a part of one is not compiled anew.
-        num_rows = max(len(x), len(order))
-        batch_size = min(batch_size, num_rows)
-        rows = np.zeros((math.ceil(num_rows / batch_size), batch_size), np.int32)
-        rows.reshape(-1)[: len(order)] = order.numpy()
+        # The batches of a whole epoch, also for a part of one, because another shape would be compiled again.
+        num_indices = max(len(x), len(order))
+        batch_size = min(batch_size, num_indices)
+        batches = np.zeros((math.ceil(num_indices / batch_size), batch_size), np.int32)
+        batches.reshape(-1)[: len(order)] = order.numpy()
         self._training, losses, num_correct = self._train(
-            self._training, self._copy(x), self._copy(y), rows, np.int32(len(order))
+            self._training, self._copy(x), self._copy(y), batches, np.int32(len(order))
         )
-        self._give()
+        self._update_model()
         num_batches = math.ceil(len(order) / batch_size)
         loss_sums = np.asarray(losses)[:num_batches].astype(np.float64)
         return Progress(
@@ -92,34 +97,36 @@ class Jax(Peer):
         m, v = ([numpy.zeros_like(p) for p in parameters] if num_kept > i else [] for i in range(2))
         return _Training(parameters=parameters, m=m, v=v, steps=numpy.zeros((), numpy.int32))
 
-    def _give(self) -> None:
+    def _update_model(self) -> None:
         for p, array in zip(self._parameters, self._training.parameters, strict=True):
             p.copy_(from_dlpack(array))
 
     def _view(self, tensor: Tensor) -> Any:
-        """The tensor for JAX, for no longer than a call."""
+        """Return the tensor as an array of JAX, to be used during one call only."""
         return self._library.numpy.asarray(tensor.numpy())
 
     def _copy(self, tensor: Tensor) -> Any:
-        """The tensor as JAX's own, copied once."""
-        version, array = _resident.get(tensor, (None, None))
+        """Return a copy of the tensor that JAX owns; copy again only if the tensor was modified."""
+        version, array = _copies.get(tensor, (None, None))
         if version != tensor._version:
             narrow = tensor if tensor.is_floating_point() else tensor.int()
             array = self._library.numpy.array(narrow.numpy())
-            _resident[tensor] = tensor._version, array
+            _copies[tensor] = tensor._version, array
         return array
 
 
 def start_xla(config: RunConfig) -> None:
-    """Start XLA for the CPU with the config's number of threads, or see that it has been.
+    """Start XLA for the CPU with the config's thread count, or check that it was started so.
 
     Raises:
-        InputError: where JAX is not installed, and if XLA was started with another number of threads.
+        InputError: if JAX is not installed, and if XLA was started with another thread count.
     """
     jax = load("jax", config.engine)
-    if not _started:
-        jax.config.update("jax_platforms", "cpu")  # or it would take the memory of a GPU
-        before = os.environ.get("NPROC")  # what XLA reads instead of counting the processors
+    if not _xla_threads:
+        # Otherwise JAX would take the memory of a GPU.
+        jax.config.update("jax_platforms", "cpu")
+        # XLA reads this variable instead of counting the processors.
+        before = os.environ.get("NPROC")
         try:
             if config.num_threads is not None:
                 os.environ["NPROC"] = str(config.num_threads)
@@ -129,18 +136,18 @@ def start_xla(config: RunConfig) -> None:
                 os.environ["NPROC"] = before
             else:
                 os.environ.pop("NPROC", None)
-        _started.append(config.num_threads)
-    if _started[0] != config.num_threads:
-        known, num_threads = ("none" if n is None else n for n in (_started[0], config.num_threads))
+        _xla_threads.append(config.num_threads)
+    if _xla_threads[0] != config.num_threads:
+        started, requested = ("none" if n is None else n for n in (_xla_threads[0], config.num_threads))
         raise InputError(
-            f"engine {config.engine}: XLA keeps the threads that it started with, num_threads={known}; "
-            f"run num_threads={num_threads} in a process of its own"
+            f"engine {config.engine}: XLA was started with num_threads={started} and cannot change it; "
+            f"run num_threads={requested} in another process"
         )
 
 
 @functools.lru_cache(maxsize=64)
 def _functions(config: RunConfig) -> tuple[Callable[..., Any], ...]:
-    """Compiled `train`, `step` and `logits` of a config."""
+    """Return the compiled functions `train`, `step` and `logits` of a config."""
     jax = load("jax", config.engine)
     numpy = jax.numpy
     functions = [ACTIVATIONS[name].function for name in config.activations]
@@ -165,11 +172,14 @@ def _functions(config: RunConfig) -> tuple[Callable[..., Any], ...]:
         return update(training, x, y, numpy.ones(len(y), bool))
 
     def train(training: _Training, x: Any, y: Any, order: Any, num_samples: Any) -> tuple[_Training, Any, Any]:
-        """Batches `order` (T, B), of which the last may be filled up: loss sums (T,), number correct."""
+        """Train on the batches `order` (T, B); indices after `num_samples` fill up the array and are not used.
+
+        Return the training, the loss sum of each batch (T,), and the number of correct samples.
+        """
         size = order.shape[1]
 
-        def batch(t: Any, progress: tuple[_Training, Any, Any]) -> tuple[_Training, Any, Any]:
-            training, losses, num_correct = progress
+        def train_batch(t: Any, state: tuple[_Training, Any, Any]) -> tuple[_Training, Any, Any]:
+            training, losses, num_correct = state
             is_live = t * size + numpy.arange(size) < num_samples
             labels = y[order[t]]
             training, loss, z = update(training, x[order[t]], labels, is_live)
@@ -177,14 +187,15 @@ def _functions(config: RunConfig) -> tuple[Callable[..., Any], ...]:
             return training, losses.at[t].set(loss * is_live.sum()), num_correct + hits.sum()
 
         start = training, numpy.zeros(len(order)), numpy.zeros((), numpy.int32)
-        outcome: tuple[_Training, Any, Any] = jax.lax.fori_loop(0, (num_samples + size - 1) // size, batch, start)
-        return outcome
+        num_batches = (num_samples + size - 1) // size
+        end: tuple[_Training, Any, Any] = jax.lax.fori_loop(0, num_batches, train_batch, start)
+        return end
 
     return jax.jit(train, donate_argnums=0), jax.jit(step, donate_argnums=0), jax.jit(logits)
 
 
 def _updated(jax: Any, config: RunConfig, training: _Training, gradients: list[Any]) -> _Training:
-    """The rules of torch.optim."""
+    """Return the training after an update, by the rules of torch.optim."""
     each = jax.tree.map
     lr, momentum, decay = config.lr, config.momentum, config.weight_decay
     parameters, m, v, steps = training
@@ -196,12 +207,13 @@ def _updated(jax: Any, config: RunConfig, training: _Training, gradients: list[A
         return training._replace(parameters=each(lambda p, g: p - lr * g, parameters, gradients))
     if config.optimizer in ("momentum", "nesterov"):
         m = each(lambda m, g: momentum * m + g, m, gradients)
-        by = each(lambda m, g: g + momentum * m, m, gradients) if config.optimizer == "nesterov" else m
-        return training._replace(parameters=each(lambda p, d: p - lr * d, parameters, by), m=m)
+        direction = each(lambda m, g: g + momentum * m, m, gradients) if config.optimizer == "nesterov" else m
+        return training._replace(parameters=each(lambda p, d: p - lr * d, parameters, direction), m=m)
     steps = steps + 1
-    m = each(lambda m, g: _BETA1 * m + (1 - _BETA1) * g, m, gradients)
-    v = each(lambda v, g: _BETA2 * v + (1 - _BETA2) * g * g, v, gradients)
-    rate = lr / -jax.numpy.expm1(steps * math.log(_BETA1))  # 1 - beta**steps, without losing digits
-    root = jax.numpy.sqrt(-jax.numpy.expm1(steps * math.log(_BETA2)))
-    parameters = each(lambda p, m, v: p - rate * m / (jax.numpy.sqrt(v) / root + _EPSILON), parameters, m, v)
+    m = each(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradients)
+    v = each(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradients)
+    # -expm1(steps * log(beta)) is 1 - beta**steps, without cancellation.
+    rate = lr / -jax.numpy.expm1(steps * math.log(BETA1))
+    root = jax.numpy.sqrt(-jax.numpy.expm1(steps * math.log(BETA2)))
+    parameters = each(lambda p, m, v: p - rate * m / (jax.numpy.sqrt(v) / root + EPSILON), parameters, m, v)
     return _Training(parameters=parameters, m=m, v=v, steps=steps)

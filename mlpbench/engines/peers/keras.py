@@ -1,4 +1,4 @@
-"""keras: Keras 3 on PyTorch, or on JAX.
+"""Define engine keras: Keras 3 on PyTorch or on JAX.
 
 Shapes: N samples, B batch, D features, C classes.
 """
@@ -17,27 +17,29 @@ from torch import Tensor, nn
 
 from mlpbench.config import RunConfig
 from mlpbench.engines.engine import Progress
+from mlpbench.engines.optimizer_rules import EPSILON
 from mlpbench.engines.peers.jax import start_xla
 from mlpbench.engines.peers.peer import Peer, silent
 from mlpbench.errors import InputError
 from mlpbench.workload.activations import ACTIVATIONS
 
-_DECAYING = ("sgd", "adamw")  # of which Keras's weight decay is PyTorch's
-# Of each model its network and that one's initial state: it is compiled, and belongs to the model's last engine.
+_DECAYING = ("sgd", "adamw")
+"""The optimizers for which Keras's weight decay equals PyTorch's."""
 _networks: WeakKeyDictionary[nn.Module, tuple[RunConfig, Any, list[Any]]] = WeakKeyDictionary()
+"""The config, the compiled network and the optimizer's initial state of each model; the model's last engine has it."""
 
 
 class Keras(Peer):
-    """Keras's fit without shuffling, on the backend that the environment variable KERAS_BACKEND names: torch or jax.
+    """Train with Keras's `fit`, without shuffling, on the backend in the environment variable KERAS_BACKEND.
 
-    Without that variable it is torch. `step` makes one forward pass more, for the logits, which Keras does not show.
-    Its Adam adds epsilon before it corrects for the first steps' bias, which gradients below 1e-6 feel: losses differ
-    from PyTorch's by some thousandths. On JAX, the number of threads is what `Jax` says of it, and a short last batch
-    is compiled in the first epoch that has one.
+    The backend is torch or jax, by default torch. `step` needs one more forward pass, since Keras does not return the
+    logits. Keras's Adam adds epsilon before it corrects the bias of the first steps. This changes updates for gradients
+    below 1e-6, so losses differ from PyTorch's by some thousandths. On JAX the thread count follows the rules of engine
+    `jax`, and a short last batch is compiled in the first epoch that has one.
 
     Raises:
-        InputError: as Peer does; for another backend; for weight decay with an optimizer that Keras decays otherwise
-            than PyTorch; and on JAX for another number of threads than XLA was started with.
+        InputError: as `Peer`; for another backend; for weight decay with an optimizer that Keras decays in another way
+            than PyTorch; and on JAX for another thread count than XLA was started with.
     """
 
     arithmetic = "Keras"
@@ -47,33 +49,36 @@ class Keras(Peer):
         backend = os.environ.setdefault("KERAS_BACKEND", "torch")
         if backend not in ("torch", "jax"):
             raise InputError(
-                f"engine keras runs on torch or jax, and KERAS_BACKEND is {backend!r}; set it to one of them"
+                f"engine keras runs on torch or jax, but KERAS_BACKEND is {backend!r}; set it to torch or jax"
             )
         if config.weight_decay and config.optimizer not in _DECAYING:
             raise InputError(
-                f"engine keras: Keras's weight decay is not PyTorch's with {config.optimizer}; use weight_decay=0, "
-                f"or optimizer {' or '.join(_DECAYING)}"
+                f"engine keras: weight decay of {config.optimizer} differs between Keras and PyTorch; "
+                f"use weight_decay=0, or optimizer {' or '.join(_DECAYING)}"
             )
         super().__init__(model, config)
-        self._cpu = "cpu" if backend == "torch" else "cpu:0"  # each backend's own name for it
+        # The backends have different names for the CPU.
+        self._cpu = "cpu" if backend == "torch" else "cpu:0"
         if backend == "jax":
             start_xla(config)
         self._network = self._take_network()
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.logits(x)
-        with self._apart():
-            self._network.reset_metrics()  # since train_on_batch does so only in newer versions
+        with self._isolated():
+            # In older versions of Keras, train_on_batch does not do so.
+            self._network.reset_metrics()
             loss, _ = self._network.train_on_batch(x.numpy(), y.numpy())
-        self._give()
+        self._update_model()
         return torch.tensor(float(loss)), logits
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
         images, labels = x[order].numpy(), y[order].numpy()
-        num_before = (len(order) - 1) // batch_size * batch_size  # the last batch apart: fit gives means alone
+        # The last batch is trained by a second `fit`, because `fit` returns only means over all its batches.
+        num_before = (len(order) - 1) // batch_size * batch_size
         before = self._fit(images[:num_before], labels[:num_before], batch_size)
         last = self._fit(images[num_before:], labels[num_before:], batch_size)
-        self._give()
+        self._update_model()
         return Progress(
             loss_sum=before.loss_sum + last.loss_sum,
             num_correct=before.num_correct + last.num_correct,
@@ -81,39 +86,40 @@ class Keras(Peer):
         )
 
     def logits(self, x: Tensor) -> Tensor:
-        with self._apart():
+        with self._isolated():
             return torch.from_numpy(np.array(self._network.predict_on_batch(x.numpy())))
 
     def _fit(self, x: Any, y: Any, batch_size: int) -> Progress:
         if not len(y):
             return Progress(loss_sum=0.0, num_correct=0, last_loss=0.0)
-        with self._apart():
+        with self._isolated():
             means = self._network.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0).history
         loss = float(means["loss"][0])
         return Progress(loss_sum=loss * len(y), num_correct=round(float(means["accuracy"][0]) * len(y)), last_loss=loss)
 
-    def _give(self) -> None:
-        with self._apart():
+    def _update_model(self) -> None:
+        with self._isolated():
             arrays = self._network.get_weights()
         for p, array in zip(self._parameters, arrays, strict=True):
             p.copy_(torch.from_numpy(array).t())
 
     @contextlib.contextmanager
-    def _apart(self) -> Iterator[None]:
-        """On the CPU, silent, and with PyTorch's generator kept: the loader that Keras makes draws from it."""
+    def _isolated(self) -> Iterator[None]:
+        """Run on the CPU and silently, and restore PyTorch's generator, which Keras's loader uses."""
         with silent(), torch.random.fork_rng(devices=[]), self._library.device(self._cpu):
             yield
 
     def _take_network(self) -> Any:
-        """The model's network, with its parameters and a fresh optimizer."""
-        kind = replace(self._config, seed=0, num_epochs=1, dataset="", loader="", batch_size=1, num_threads=None)
-        known = _networks.get(self._model)
-        with self._apart():
-            if known is None or known[0] != kind:
+        """Return the model's network, with the model's parameters and a new optimizer state."""
+        # The network depends on the other fields only.
+        config = replace(self._config, seed=0, num_epochs=1, dataset="", loader="", batch_size=1, num_threads=None)
+        entry = _networks.get(self._model)
+        with self._isolated():
+            if entry is None or entry[0] != config:
                 network = self._make_network()
-                known = kind, network, [v.numpy().copy() for v in network.optimizer.variables]
-                _networks[self._model] = known
-            _, network, initial = known
+                entry = config, network, [v.numpy().copy() for v in network.optimizer.variables]
+                _networks[self._model] = entry
+            _, network, initial = entry
             for variable, array in zip(network.optimizer.variables, initial, strict=True):
                 variable.assign(array)
             network.set_weights([p.t().numpy() for p in self._parameters])
@@ -138,7 +144,8 @@ class Keras(Peer):
 
 def _activation(keras: Any, name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(keras.activations, name)
-    return functools.partial(function, negative_slope=0.01) if name == "leaky_relu" else function  # PyTorch's slope
+    # PyTorch's slope; Keras's default is another one.
+    return functools.partial(function, negative_slope=0.01) if name == "leaky_relu" else function
 
 
 def _optimizer(keras: Any, config: RunConfig) -> Any:
@@ -150,5 +157,5 @@ def _optimizer(keras: Any, config: RunConfig) -> Any:
             weight_decay=config.weight_decay or None,
         )
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(config.lr, epsilon=1e-8)  # torch.optim's
-    return keras.optimizers.AdamW(config.lr, weight_decay=config.weight_decay, epsilon=1e-8)
+        return keras.optimizers.Adam(config.lr, epsilon=EPSILON)
+    return keras.optimizers.AdamW(config.lr, weight_decay=config.weight_decay, epsilon=EPSILON)

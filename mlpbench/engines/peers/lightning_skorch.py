@@ -1,6 +1,6 @@
-"""lightning and skorch: two libraries that run the training loop of a PyTorch model.
+"""Define engines lightning and skorch: two libraries that run the training loop of a PyTorch model.
 
-The arithmetic is PyTorch's, so that what they take beyond eager's time is what their loops cost.
+They compute with PyTorch, so the time beyond that of engine `eager` is the cost of their loops.
 
 Shapes: B batch, D features, C classes.
 """
@@ -20,7 +20,7 @@ from mlpbench.workload.optimizers import OPTIMIZERS
 
 
 class _Loop(Peer):
-    """Another's loop; `step` is a loop of one batch."""
+    """Train by the loop of another library. `step` is a loop over one batch."""
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         tally = self._run(x, y, torch.arange(len(x)), len(x))
@@ -30,14 +30,15 @@ class _Loop(Peer):
         return self._run(x, y, order, batch_size).progress()
 
     @abstractmethod
-    def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally: ...
+    def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally:
+        """Train on the samples with the indices `order`."""
 
 
 class Lightning(_Loop):
-    """Lightning's Trainer.fit, without logger, checkpoints and progress bar; each call of `train` is a fit of its own.
+    """Train by Lightning's `Trainer.fit`, without logger, checkpoints and progress bar. Each call of `train` is a fit.
 
     Raises:
-        InputError: as Peer does.
+        InputError: as `Peer`.
     """
 
     package = "lightning"
@@ -60,7 +61,8 @@ class Lightning(_Loop):
             )
             try:
                 trainer.fit(self._module, datasets.memory_batches(x, y, order, batch_size))
-            except SystemExit:  # what Lightning makes of Ctrl-C
+            except SystemExit:
+                # Lightning turns Ctrl-C into an exit.
                 raise KeyboardInterrupt from None
         tally: Tally = self._module.tally
         return tally
@@ -88,10 +90,10 @@ class Lightning(_Loop):
 
 
 class Skorch(_Loop):
-    """skorch's NeuralNetClassifier.partial_fit, without callbacks; it is given batches, not single samples.
+    """Train by skorch's `NeuralNetClassifier.partial_fit`, without callbacks. Its loader yields whole batches.
 
     Raises:
-        InputError: as Peer does.
+        InputError: as `Peer`.
     """
 
     package = "skorch"

@@ -1,6 +1,6 @@
-"""What the engines of other libraries have in common: they train the same model on the same batches, each its own way.
+"""Define what the engines of other libraries share: they train the same model on the same batches.
 
-They come with `pip install 'mlpbench[peers]'`, and are imported when one is made.
+`pip install 'mlpbench[peers]'` installs the libraries. A library is imported when its engine is created.
 
 Shapes: N samples, B batch, D features, C classes.
 """
@@ -24,24 +24,25 @@ from mlpbench.workload.optimizers import OPTIMIZERS
 
 
 class Peer(Engine):
-    """Another library, on the CPU. It begins with the model's parameters, and the model is given what it makes of them.
+    """Train by another library, on the CPU. It starts from the model's parameters, and its results are copied to them.
 
     Raises:
-        InputError: where the library is not installed, on another device than the CPU, and for an activation or
-            optimizer that it does not have.
+        InputError: if the library is not installed, on another device than the CPU, and for an activation or an
+            optimizer that the library does not support.
     """
 
     has_parts = False
     has_stages = False
     is_peer = True
     package: str
+    """The module to import."""
     activations: Iterable[str] = ACTIVATIONS
     optimizers: Iterable[str] = OPTIMIZERS
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         if self.device.type != "cpu":
-            raise InputError(f"engine {config.engine} is for the CPU; use device=cpu")
+            raise InputError(f"engine {config.engine} runs on the CPU only; set device=cpu")
         for name in config.activations:
             check_supported(config.engine, "activation", self.activations, name)
         check_supported(config.engine, "optimizer", self.optimizers, config.optimizer)
@@ -56,31 +57,32 @@ class Peer(Engine):
 
 
 class Tally:
-    """Progress of a library that shows each step's tensors, from which nothing is read before the end."""
+    """Collect the progress of a library that gives access to each step's tensors. Numbers are read only at the end."""
 
     def __init__(self) -> None:
-        self.loss = self.logits = torch.empty(0)  # of the last step
+        # The loss and the logits of the last step.
+        self.loss = self.logits = torch.empty(0)
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._num_correct = torch.zeros((), dtype=torch.int64)
 
     def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        """Count a step: its loss (), logits (B, C) and labels (B,)."""
+        """Add a step with its loss (), logits (B, C) and labels (B,)."""
         self.loss, self.logits = loss.detach(), logits.detach()
         self._loss_sum += self.loss * len(y)
         self._num_correct += (self.logits.argmax(1) == y).sum()
 
     def progress(self) -> Progress:
-        """All steps together."""
+        """Return the progress of all steps."""
         return Progress(
             loss_sum=self._loss_sum.item(), num_correct=int(self._num_correct.item()), last_loss=self.loss.item()
         )
 
 
 def load(package: str, engine: str) -> Any:
-    """A library, without what it warns of when it is imported.
+    """Import a library, without the warnings that it prints.
 
     Raises:
-        InputError: where it, or another that it needs, is not installed.
+        InputError: if the library, or another one that it needs, is not installed.
     """
     try:
         with silent():
@@ -88,13 +90,13 @@ def load(package: str, engine: str) -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or package).partition(".")[0]
         raise InputError(
-            f"engine {engine} needs the package {missing}: python -m pip install 'mlpbench[peers]'"
+            f"engine {engine} needs the package {missing}; run: python -m pip install 'mlpbench[peers]'"
         ) from None
 
 
 @contextlib.contextmanager
 def silent(*loggers: str) -> Iterator[None]:
-    """Keep back a library's warnings, and the hints of its loggers: they are for those who wrote the call."""
+    """Suppress a library's warnings and the hints of its loggers: the user of mlpbench cannot act on them."""
     levels = {logging.getLogger(name): logging.getLogger(name).level for name in loggers}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
