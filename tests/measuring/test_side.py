@@ -1,0 +1,75 @@
+"""Test that a side of a comparison is parsed, labelled and refused correctly, and that worktrees are removed."""
+
+import subprocess
+
+import pytest
+
+from mlpbench.config import RunConfig
+from mlpbench.errors import InputError
+from mlpbench.measuring.side import Side, parse_side, worktree
+
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with one commit, as the current folder."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([*GIT, "init", "-q", "-b", "trunk"], check=True)
+    (tmp_path / "file").write_text("content")
+    subprocess.run([*GIT, "add", "file"], check=True)
+    subprocess.run([*GIT, "commit", "-qm", "first"], check=True)
+    return tmp_path
+
+
+def test_side_is_settings_variables_interpreter_and_commit(monkeypatch):
+    monkeypatch.setattr("mlpbench.measuring.side._git", lambda *arguments: f"hash of {arguments[-1]}")
+    settings = ["lr=0.1", "env:OMP_NUM_THREADS=1", "python=/opt/python", "commit=HEAD~1", "env:X=a=b"]
+    side = parse_side(settings, RunConfig())
+    assert side.settings == ("lr=0.1",)
+    assert side.variables == {"OMP_NUM_THREADS": "1", "X": "a=b"}
+    assert (side.interpreter, side.commit) == ("/opt/python", "hash of HEAD~1^{commit}")
+
+
+def test_labels_hold_no_path():
+    side = parse_side(["env:LD_PRELOAD=/usr/lib/libjemalloc.so", "python=/home/me/bin/python"], RunConfig())
+    assert side.labels == ("env:LD_PRELOAD=(a path)", "python=(a path)")
+
+
+@pytest.mark.parametrize("setting", ["lr", "=3", "unknown=1", "lr=fast", "batch_size=0"])
+def test_setting_that_cannot_be_is_refused(setting):
+    with pytest.raises(InputError):
+        parse_side([setting], RunConfig())
+
+
+@pytest.mark.parametrize("revision", ["nosuch", "-x", ""])
+def test_commit_that_git_does_not_know_is_refused_by_its_name(repository, revision):
+    with pytest.raises(InputError, match=f"^Git knows no commit or branch '{revision}'; "):
+        parse_side([f"commit={revision}"], RunConfig())
+
+
+def test_commit_is_refused_outside_a_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(InputError, match="not a git repository"):
+        parse_side(["commit=HEAD"], RunConfig())
+
+
+def test_commit_is_refused_without_git(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"^cannot run git .*commit=REVISION"):
+        parse_side(["commit=HEAD"], RunConfig())
+
+
+def test_worktree_has_the_source_of_the_commit_and_is_removed_at_the_end(repository):
+    side = parse_side(["commit=trunk"], RunConfig())
+    (repository / "file").write_text("changed")
+    with worktree(side.commit) as path:
+        assert (path / "file").read_text() == "content"
+    assert not path.exists()
+    assert subprocess.run([*GIT, "worktree", "list"], capture_output=True, check=True).stdout.count(b"\n") == 1
+
+
+def test_side_without_a_commit_has_no_worktree():
+    with worktree(Side().commit) as path:
+        assert path is None
