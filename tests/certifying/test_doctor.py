@@ -39,6 +39,7 @@ def test_reference_table_names_no_host_user_or_path():
     assert not any("/" in str(value) or platform.node() == value for value in environment.values())
 
 
+@pytest.mark.slow
 def test_every_probe_runs_and_gives_the_same_bits_again(here, restore_threads):
     assert [name for name, digest in here.one_thread.items() if digest == UNAVAILABLE] == []
     torch.set_num_threads(1)
@@ -124,6 +125,7 @@ def test_unknown_role_is_refused_and_writes_nothing(monkeypatch, arguments):
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
     reason="needs a processor with fused multiply-add that is not the default level",
 )
+@pytest.mark.slow
 def test_another_vector_level_changes_no_exact_operation(here):
     other = doctor._read_under("ATEN_CPU_CAPABILITY=default", CPU, 2)
     changed = differing(here.one_thread, other.one_thread)

@@ -121,6 +121,7 @@ def test_other_thread_count_is_one_for_several_and_two_for_one(num_threads, othe
     assert (config, replace(TINY, num_threads=other)) == (result.config, result.other)
 
 
+@pytest.mark.slow
 def test_another_thread_count_gives_equal_bits_or_names_a_stage():
     config = RunConfig(num_threads=1)
     result = rerun("other thread count", config, "session")

@@ -39,6 +39,7 @@ def line(lines: list[str], start: str) -> str:
 
 
 @pytest.mark.parametrize("error", [AttributeError, NotImplementedError, RuntimeError, TypeError])
+@pytest.mark.slow
 def test_unavailable_operation_is_reported_and_is_no_defect(monkeypatch, report, here, error):
     def fail(_draw):
         raise error

@@ -24,6 +24,7 @@ def test_a_library_is_built_within_the_first_step_each_time(capfd):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_an_engine_that_cannot_run_says_so():
     with pytest.raises(InputError, match="unknown engine 'steam'"):
         first_step.measure(RunConfig(engine="steam"), "s")

@@ -60,6 +60,7 @@ def test_blocks_on_disk_are_the_rounds_that_pytest_benchmark_reports(tmp_path):
     assert f"results: {tmp_path}" in process.stdout
 
 
+@pytest.mark.slow
 def test_json_has_our_fingerprint_and_no_host_name(tmp_path):
     path = tmp_path / "b.json"
     process = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path, f"--benchmark-json={path}")
@@ -137,6 +138,7 @@ def test_warm_up_rounds_of_pytest_benchmark_are_not_recorded(tmp_path):
     assert [b.round for b in store.load([tmp_path]).blocks] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_part_that_the_engine_does_not_have_is_skipped_and_recorded(tmp_path):
     settings = ["--set", "engine=sklearn", "--set", "activations=relu"]
     process = bench("-k", "operations", "--device", "cpu", "--results", tmp_path, *settings)
@@ -159,6 +161,7 @@ def test_settings_change_the_workload_but_not_the_axis_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--benchmark-disable"], ["-n", "2"]], ids=["disabled", "xdist"])
+@pytest.mark.slow
 def test_without_benchmarking_all_tests_run_and_nothing_is_recorded(tmp_path, arguments):
     selection = "optimizers or (determinism and not fresh and not other)"
     process = bench("-k", selection, "--device", "cpu", "--results", tmp_path, *arguments)
@@ -167,6 +170,7 @@ def test_without_benchmarking_all_tests_run_and_nothing_is_recorded(tmp_path, ar
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_tests_of_another_folder_keep_their_own_clock(tmp_path):
     path = tmp_path / "test_other.py"
     path.write_text(
@@ -205,6 +209,7 @@ def test_missing_device_is_skipped_with_a_recorded_reason(tmp_path):
     assert "CUDA" in skip.reason
 
 
+@pytest.mark.slow
 def test_results_that_cannot_be_written_end_the_run_with_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     process = bench("-k", "optimizer_step", "--device", "cpu", "--results", tmp_path / "file")
@@ -240,6 +245,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, hint):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_missing_data_ends_the_run_with_one_line(tmp_path):
     # Nothing can be downloaded into a file.
     (tmp_path / "a file").write_text("")
@@ -251,6 +257,7 @@ def test_missing_data_ends_the_run_with_one_line(tmp_path):
     assert "digits" in line
 
 
+@pytest.mark.slow
 def test_killed_run_keeps_every_finished_block(tmp_path):
     process = subprocess.Popen(
         command("--device", "cpu", "--results", str(tmp_path), "-k", "activations", "-p", "no:cacheprovider"),

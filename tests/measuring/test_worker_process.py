@@ -146,6 +146,7 @@ def test_commit_from_before_the_packages_can_be_measured(tmp_path, clone):
         (["--b", "lr=.1", "--html", "no/such/v.html"], "no folder"),
     ],
 )
+@pytest.mark.slow
 def test_side_that_cannot_run_ends_with_one_line_and_2(tmp_path, capsys, arguments, message):
     code = main([*AB, *arguments, "--pairs", "1", "--results", str(tmp_path)])
     errors = capsys.readouterr().err

@@ -74,6 +74,7 @@ def test_single_seed_has_its_separate_curve(config):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.slow
 def test_curves_differ_from_separate_runs_by_rounding_only(config, optimizer, monkeypatch):
     """In float64 the difference stays tiny, even in a long training."""
     normalised = datasets.Images.normalised

@@ -79,6 +79,7 @@ def test_dataloader_has_the_bits_of_memory(config, optimizer):
     assert from_memory == replace(from_dataloader, config=from_memory.config)
 
 
+@pytest.mark.slow
 def test_dataloader_has_the_bits_of_memory_on_the_whole_digits(restore_threads):
     config = RunConfig(num_epochs=1, num_threads=1)
     from_memory, from_dataloader = fit(config), fit(replace(config, loader="dataloader"))

@@ -138,6 +138,7 @@ def test_portable_has_the_same_bits_under_every_setting(digests_by_setting):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_eager_has_three_or_more_different_bits_under_these_settings(digests_by_setting):
     runs = [tuple(digests) for key, digests in digests_by_setting.items() if key.startswith("eager")]
     if NUM_LEVELS == 1:

@@ -91,6 +91,7 @@ def check_epochs(device, config, batch_size, *, num_classes=NUM_CLASSES, scale=1
 
 
 @every_optimizer
+@pytest.mark.slow
 def test_epochs_with_a_short_last_batch_equal_those_of_eager(run, optimizer):
     run(check_epochs, replace(CONFIG, optimizer=optimizer), 7)
 

@@ -71,6 +71,7 @@ class Compiler:
     ],
     ids=OPTIMIZERS,
 )
+@pytest.mark.slow
 def test_kernels_fit_an_h100_and_use_neither_tf32_nor_atomics(
     monkeypatch, tmp_path, config, num_classes, many_programs
 ):
