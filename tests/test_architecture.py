@@ -27,7 +27,7 @@ def named(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The names of the modules that a file imports, at its top or anywhere else."""
+    """Return the names of the modules that a file imports, at its top or anywhere else."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -42,7 +42,7 @@ def num_lines(path: Path) -> int:
 
 
 def bound_names(path: Path) -> set[str]:
-    """The names of variables and arguments of a file."""
+    """Return the names of variables and arguments of a file."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     return stored | {node.arg for node in nodes if isinstance(node, ast.arg)}

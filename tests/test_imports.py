@@ -1,4 +1,4 @@
-"""The heavy libraries that importing a module may load."""
+"""Test the heavy libraries that importing a module may load."""
 
 import subprocess
 import sys

@@ -134,12 +134,12 @@ class Certificate:
 
     @property
     def num_threads(self) -> int:
-        """The number of intra-op threads that computed it."""
+        """Return the number of intra-op threads that computed it."""
         return self.config.num_threads or self.environment.num_threads
 
     @property
     def num_entries(self) -> int:
-        """The number of digests that can be compared."""
+        """Return the number of digests that can be compared."""
         per_step = len(self.stages) + 1
         return len(self.before) + len(self.after) + per_step * self.num_steps + len(self.stages) * len(self.details)
 

@@ -38,7 +38,7 @@ class _EagerRecorder(Recorder):
 
     @property
     def _optimizer_state(self) -> list[Tensor]:
-        """The tensors that the optimizer keeps from step to step. All are 0 before the first step."""
+        """Return the tensors that the optimizer keeps from step to step. All are 0 before the first step."""
         states = self.optimizer.state.values()
         return [each for state in states for each in state.values() if isinstance(each, Tensor)]
 

@@ -130,14 +130,14 @@ class Recorder(ABC):
 
     @property
     def model(self) -> nn.Module:
-        """The model."""
+        """Return the model."""
         model = self._model()
         assert model is not None, "the engine keeps the model alive"
         return model
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The model's parameters, in their present memory."""
+        """Return the model's parameters, in their present memory."""
         return [p.detach() for p in self._parameters]
 
     @abstractmethod

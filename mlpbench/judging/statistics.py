@@ -27,8 +27,8 @@ class Interval:
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the median, between two order statistics.
 
-    The values must be independent; their distribution does not matter. With too few values for the confidence (fewer
-    than 6 for 95 %), the bounds are the smallest and the largest value, and `coverage` is lower than asked for.
+    The values must be independent; their distribution does not matter. A confidence of 95 % needs 6 values or more.
+    With fewer, the bounds are the smallest and the largest value, and `coverage` is lower than asked for.
 
     >>> median_interval([3, 1, 2, 5, 4])
     Interval(estimate=3.0, low=1.0, high=5.0, coverage=0.9375)

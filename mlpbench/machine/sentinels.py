@@ -102,12 +102,12 @@ class _CpuTime:
 
     @property
     def other_share(self) -> float | None:
-        """The share of all CPUs' time that other processes used."""
+        """Return the share of all CPUs' time that other processes used."""
         return self._share(self.other_s)
 
     @property
     def steal_share(self) -> float | None:
-        """The share of all CPUs' time that the host gave to other virtual machines."""
+        """Return the share of all CPUs' time that the host gave to other virtual machines."""
         return self._share(self.steal_s)
 
     def _share(self, seconds: float | None) -> float | None:

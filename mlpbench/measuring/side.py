@@ -29,7 +29,7 @@ class Side:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The side as text for a record, without paths."""
+        """Return the side as text for a record, without paths."""
         labels = [*self.settings, *(f"env:{name}={without_paths(value)}" for name, value in self.variables.items())]
         if self.commit:
             labels.append(f"commit={self.commit}")

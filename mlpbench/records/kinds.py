@@ -101,7 +101,7 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """A readable name of the hardware alone, for example `amd-epyc-9b14-2cpu`."""
+        """Return a readable name of the hardware alone, for example `amd-epyc-9b14-2cpu`."""
         text = f"{self.cpu_model} {self.num_cpus}cpu {self.gpu_model or ''}"
         ascii_text = "".join(c if c.isascii() and c.isalnum() else " " for c in text.lower())
         return "-".join(ascii_text.split())

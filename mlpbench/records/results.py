@@ -78,7 +78,7 @@ class Results:
 
     @property
     def newest_session(self) -> Session:
-        """The session that started last; `store.load` ensures that there is one."""
+        """Return the session that started last; `store.load` ensures that there is one."""
         return max(self.sessions.values(), key=lambda session: session.started_at)
 
     @property

@@ -103,7 +103,7 @@ class TextTable:
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """The headings of the columns, from left to right."""
+        """Return the headings of the columns, from left to right."""
         return tuple(column.heading for column in self.columns)
 
 

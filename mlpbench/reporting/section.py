@@ -58,10 +58,10 @@ class ReportData:
 
     @cached_property
     def blocks(self) -> pd.DataFrame:
-        """A row per timed block; see `frames.blocks`."""
+        """Return a row per timed block; see `frames.blocks`."""
         return frames.blocks(self.results)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """A row per epoch of every training run; see `curves.epochs`."""
+        """Return a row per epoch of every training run; see `curves.epochs`."""
         return curves.epochs(self.results)

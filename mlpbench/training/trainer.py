@@ -197,7 +197,7 @@ class Trainer:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """The normalised images (N, D) and labels (N,) of training set and test set. Shared: do not write to them."""
+        """Return the normalised images (N, D) and labels (N,) of both sets. They are shared: do not write to them."""
         return {
             "train images": self._train_x,
             "train labels": self._train_y,

@@ -1,4 +1,4 @@
-"""The command that a record keeps asks for the same again, whatever the verb and the option."""
+"""Test that the command that a record keeps asks for the same again, whatever the verb and the option."""
 
 import argparse
 import shlex
@@ -36,7 +36,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
 
 
 def words(action: argparse.Action) -> list[str]:
-    """A way to give this argument on the command line, with a value that is not its default."""
+    """Return a way to give this argument on the command line, with a value that is not its default."""
     if action.nargs == 0:
         return [action.option_strings[-1]]
     value = VALUES.get(action.dest) or (list(action.choices)[-1] if action.choices else "3")

@@ -1,4 +1,4 @@
-"""The sentinels read what else the machine does, from the files of Linux."""
+"""Test that the sentinels read what else the machine does, from the files of Linux."""
 
 import sys
 import time

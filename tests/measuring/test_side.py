@@ -13,7 +13,7 @@ GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A git repository with one commit, as the current folder."""
+    """Return a git repository with one commit, as the current folder."""
     monkeypatch.chdir(tmp_path)
     subprocess.run([*GIT, "init", "-q", "-b", "trunk"], check=True)
     (tmp_path / "file").write_text("content")

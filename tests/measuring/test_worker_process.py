@@ -43,7 +43,7 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch) -> Path:
-    """A clone of this repository, as the current folder."""
+    """Return a clone of this repository, as the current folder."""
     folder = tmp_path / "clone"
     process = subprocess.run([*GIT, "clone", "-q", str(ROOT), str(folder)], check=False)
     if process.returncode or not (folder / "mlpbench" / "measuring" / "worker.py").exists():

@@ -1,4 +1,4 @@
-"""A damaged file loses its damaged lines, and the records that point to them, but nothing else."""
+"""Test that a damaged file loses its damaged lines, and the records that point to them, but nothing else."""
 
 import re
 from contextlib import suppress

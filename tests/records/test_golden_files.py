@@ -1,4 +1,4 @@
-"""A file of every schema loads for ever, and the present schema is written byte for byte as before."""
+"""Test that a file of every schema loads for ever, and the present schema is written byte for byte as before."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The kinds of records: how they are declared, and the name of a machine."""
+"""Test the kinds of records: how they are declared, and the name of a machine."""
 
 from dataclasses import FrozenInstanceError, fields, replace
 

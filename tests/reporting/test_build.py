@@ -1,4 +1,4 @@
-"""The sections and facts of reports from hand-made results."""
+"""Test the sections and facts of reports from hand-made results."""
 
 from mlpbench.config import RunConfig
 from mlpbench.reporting.build import build

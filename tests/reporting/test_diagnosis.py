@@ -1,4 +1,4 @@
-"""The limit of a run, from times with a known limit."""
+"""Test the limit of a run, from times with a known limit."""
 
 import pytest
 

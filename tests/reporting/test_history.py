@@ -1,4 +1,4 @@
-"""The history of hand-made records."""
+"""Test the history of hand-made records."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The files of a report from hand-made results: report.html, report.md, CSV and PNG."""
+"""Test the files of a report from hand-made results: report.html, report.md, CSV and PNG."""
 
 import html.parser
 import re

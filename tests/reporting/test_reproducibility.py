@@ -1,4 +1,4 @@
-"""The sections on reproducibility, from hand-made certificates."""
+"""Test the sections on reproducibility, from hand-made certificates."""
 
 from dataclasses import replace
 

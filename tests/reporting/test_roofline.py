@@ -1,4 +1,4 @@
-"""The time at the hardware limit: products counted by hand, and by PyTorch."""
+"""Test the time at the hardware limit: products counted by hand, and by PyTorch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The sections of judgements."""
+"""Test the sections of judgements."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The first losses of the default config are those of a file.
+"""Test that the first losses of the default config are those of a file.
 
 `python -m tests.training.test_golden` writes the file again.
 """

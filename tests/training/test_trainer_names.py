@@ -1,4 +1,4 @@
-"""A trainer checks its names, and handles devices, threads and random generators."""
+"""Test that a trainer checks its names, and handles devices, threads and random generators."""
 
 from dataclasses import replace
 

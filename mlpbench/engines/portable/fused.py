@@ -189,7 +189,7 @@ class FusedNetwork:
 
     @property
     def dlogits(self) -> Tensor:
-        """A copy of the gradient (B, C) of the last loss by the logits."""
+        """Return a copy of the gradient (B, C) of the last loss by the logits."""
         upper = self._memory[len(self._layers) - 1, "upper"]
         return upper[: self._network.num_samples, : self._sizes[-1]].clone()
 

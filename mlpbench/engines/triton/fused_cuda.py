@@ -172,7 +172,7 @@ class _Network(Recorder):
 
     @property
     def _changed(self) -> list[Tensor]:
-        """The tensors that a step writes to and that outlive it."""
+        """Return the tensors that a step writes to and that outlive it."""
         return [*self.parameters, *(tensor for tensors in self.states for tensor in tensors), self.powers, self.totals]
 
     def logits(self, x: Tensor) -> Tensor:

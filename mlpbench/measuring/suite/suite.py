@@ -65,7 +65,7 @@ class Suite:
 
     @property
     def session(self) -> Session:
-        """The session. It starts, and is written to the file, when the first record needs it."""
+        """Return the session. It starts, and is written to the file, when the first record needs it."""
         if self._session is None:
             session = environment.start_session(
                 self._command, self.preset_name, run=self.run or None, process=self.process
@@ -82,7 +82,7 @@ class Suite:
 
     @property
     def session_id(self) -> str:
-        """The id of the session; `-` if nothing is recorded."""
+        """Return the id of the session; `-` if nothing is recorded."""
         return self.session.id if self.is_recording else "-"
 
     def rounds(self, operation: str) -> int:
