@@ -34,7 +34,7 @@ def test_certificate_has_every_stage_in_the_order_of_computing(original):
 
 
 @every_engine
-def test_the_same_run_again_is_equal(config, engine):
+def test_same_run_again_is_equal(config, engine):
     config = replace(config, engine=engine)
     one, other = certify(config, NUM_STEPS), certify(config, NUM_STEPS)
     assert first_divergence(one, other) is None

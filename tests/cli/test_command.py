@@ -79,7 +79,7 @@ def test_defaults_and_places_are_left_out():
     assert command_of(_parser(line).parse_args(line)) == "mlpbench study --seeds 0,1"
 
 
-def test_a_path_is_named_as_one_unless_it_is_asked_for():
+def test_path_is_named_as_one_unless_it_is_asked_for():
     line = ["ab", "--a", "python=/opt/python", "--b", "lr=0.1"]
     parsed = _parser(line).parse_args(line)
     assert "python=(a path)" in command_of(parsed)

@@ -117,7 +117,7 @@ def test_thresholds_of_pyproject_are_the_margins(gate):
     assert "thresholds" in printed
 
 
-def test_the_noise_floor_of_this_machine_is_the_margin(gate):
+def test_noise_floor_of_this_machine_is_the_margin(gate):
     base, new = write(Path("a.jsonl"), replicated(STEADY)), write(Path("b.jsonl"), replicated(scaled(1.06), run="n"))
     assert gate(base, new)[0] == 1
     write(Path("results") / ENVIRONMENT.machine / "aa.jsonl", session(), noise(1.15))

@@ -77,7 +77,7 @@ def test_bad_input_prints_no_traceback_in_a_real_process():
     assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (2, 1, "")
 
 
-def test_an_output_folder_that_cannot_be_is_refused_before_training(tmp_path, capsys):
+def test_output_folder_that_cannot_be_is_refused_before_training(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     arguments = ["train", "--epochs", "1", "--results", str(tmp_path / "results")]
     assert main([*arguments, "--plots", str(tmp_path / "file" / "plots")]) == 2
@@ -141,7 +141,7 @@ def test_time_measures_settings_in_turns(tmp_path, capsys):
     assert "Change of the time" in capsys.readouterr().out
 
 
-def test_a_report_of_a_cut_file_is_made_of_the_rest_and_ends_with_2(tmp_path, capsys):
+def test_report_of_a_cut_file_is_made_of_the_rest_and_ends_with_2(tmp_path, capsys):
     assert main(["time", "forward", "--rounds", "3", "--preset", "quick", "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.rglob("*.jsonl")
     whole = path.read_bytes()

@@ -103,7 +103,7 @@ def test_steps_equal_those_of_eager(recordings, samples, optimizer):
     assert_same_parameters(model, other)
 
 
-def test_a_step_does_not_overwrite_the_results_of_the_last(recordings, samples):
+def test_step_does_not_overwrite_the_results_of_the_last(recordings, samples):
     engine, *_ = engine_and_eager(config_of())
     x, y = samples
     results = engine.step(x[:10], y[:10])

@@ -114,14 +114,14 @@ def test_two_engines_can_train_one_model_alternately(config, engine):
 
 @every_engine
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_the_same_seed_gives_the_same_bits_again(config, engine, num_threads):
+def test_same_seed_gives_the_same_bits_again(config, engine, num_threads):
     config = replace(config, engine=engine, num_threads=num_threads, optimizer="nesterov", num_epochs=2)
     first, second = (Trainer(config).fit("session") for _ in range(2))
     assert (first.digests, first.train_loss, first.test_loss) == (second.digests, second.train_loss, second.test_loss)
 
 
 @every_engine
-def test_a_traced_step_has_the_bits_of_a_step(config, engine):
+def test_traced_step_has_the_bits_of_a_step(config, engine):
     config = replace(config, engine=engine, batch_size=64, optimizer="momentum")
     one, other = Trainer(config), Trainer(config)
     one.use_threads()

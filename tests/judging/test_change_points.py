@@ -83,12 +83,12 @@ def test_segments_differ_by_the_margin_and_have_two_points(values):
 
 
 @given(any_series() | st.lists(st.integers(1, 8), max_size=12), st.sampled_from([1e-9, 0.3, 1000, 2**20]))
-def test_the_unit_does_not_matter(values, unit):
+def test_unit_does_not_matter(values, unit):
     assert change_points([value * unit for value in values]) == change_points(values)
 
 
 @given(any_series())
-def test_the_direction_of_time_does_not_matter(values):
+def test_direction_of_time_does_not_matter(values):
     forward = change_points(values)
     backward = change_points(values[::-1])
     # A last point alone has no mirror image.

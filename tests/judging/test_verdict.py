@@ -26,7 +26,7 @@ def test_change_of_known_size_gets_its_verdict(factor, expected):
     assert verdict(side(STEADY), side(scaled(factor))) == expected
 
 
-def test_the_ratio_and_its_interval_hold_the_change():
+def test_ratio_and_its_interval_hold_the_change():
     (comparison,) = judge(side(STEADY), side(scaled(1.2)), Margins()).comparisons
     assert comparison.low_ratio < 1.2 < comparison.high_ratio
     assert comparison.ratio == pytest.approx(1.2, rel=0.01)

@@ -59,7 +59,7 @@ def test_machine_depends_on_the_hardware_only():
 
 @pytest.mark.parametrize("name", VARIABLES)
 @pytest.mark.parametrize("value", ["/home/somebody/lib.so", "here/there", "C:\\Users\\somebody", "a:/b"])
-def test_a_path_in_a_variable_is_left_out(name, value, monkeypatch):
+def test_path_in_a_variable_is_left_out(name, value, monkeypatch):
     # git would run with the variable.
     monkeypatch.setattr("mlpbench.machine.environment._commit", lambda: ("v0", False))
     monkeypatch.setenv(name, value)

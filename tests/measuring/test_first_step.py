@@ -11,7 +11,7 @@ from tests.conformance import needs_compiler
 @needs_compiler
 @pytest.mark.real
 @pytest.mark.slow
-def test_a_library_is_built_within_the_first_step_each_time(capfd):
+def test_library_is_built_within_the_first_step_each_time(capfd):
     for engine in ("eager", "portable_fused", "portable_fused"):
         measurement, block = first_step.measure(RunConfig(engine=engine, num_threads=1), "s")
         assert (measurement.operation, measurement.suite, measurement.config.engine) == (
@@ -25,6 +25,6 @@ def test_a_library_is_built_within_the_first_step_each_time(capfd):
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_an_engine_that_cannot_run_says_so():
+def test_engine_that_cannot_run_says_so():
     with pytest.raises(InputError, match="unknown engine 'steam'"):
         first_step.measure(RunConfig(engine="steam"), "s")

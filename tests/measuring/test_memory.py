@@ -13,7 +13,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's high-w
 
 @linux
 @pytest.mark.slow
-def test_a_large_batch_holds_more_than_a_small_one():
+def test_large_batch_holds_more_than_a_small_one():
     small, large = (
         in_fresh_process(memory.measure, "train_step", RunConfig(batch_size=size), "s") for size in (10, 20_000)
     )
@@ -25,7 +25,7 @@ def test_a_large_batch_holds_more_than_a_small_one():
 
 
 @linux
-def test_the_mark_is_set_back_before_the_operation(small):
+def test_mark_is_set_back_before_the_operation(small):
     bytearray(200 * 2**20)  # touched and freed: the mark is above
     record = memory.measure("forward", RunConfig(dataset=small), "s")
     assert record.peak_bytes - record.before_bytes < 100 * 2**20

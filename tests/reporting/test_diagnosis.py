@@ -19,7 +19,7 @@ def steps(throughput_ms: float, device_ms: float):
 
 
 @pytest.mark.parametrize(("device_ms", "bound"), [(0.1, "launch-bound"), (0.95, "device-bound")])
-def test_a_step_is_device_bound_if_the_device_is_busy(device_ms, bound):
+def test_step_is_device_bound_if_the_device_is_busy(device_ms, bound):
     frame = steps(1.0, device_ms)
     assert diagnosis.device_busy(frame)["busy_share"].tolist() == [pytest.approx(device_ms)]
     (result,) = diagnosis.diagnoses(frame)
@@ -28,7 +28,7 @@ def test_a_step_is_device_bound_if_the_device_is_busy(device_ms, bound):
 
 
 @pytest.mark.parametrize(("loader_ms", "bound", "percent"), [(2500, "input-bound", 80), (600, "not input-bound", 17)])
-def test_an_epoch_is_input_bound_if_most_of_it_is_loading(loader_ms, bound, percent):
+def test_epoch_is_input_bound_if_most_of_it_is_loading(loader_ms, bound, percent):
     records = [
         timed(name, [ms] * 3, suite="epochs", operation="epoch", config=RunConfig(loader=name))
         for name, ms in (("memory", 500), ("dataloader", loader_ms))

@@ -40,7 +40,7 @@ def gains(records) -> dict[str, float]:
     return dict(zip(frame["engine"], frame["gain_ratio"], strict=True))
 
 
-def test_a_gain_is_the_median_of_the_rounds_ratios():
+def test_gain_is_the_median_of_the_rounds_ratios():
     frame = speeds(results(session(), interleaved(TIMES)))
     assert frame["engine"].tolist() == ["eager", "fused", "portable"]
     assert frame["gain_ratio"].tolist() == pytest.approx([1, 4, 0.5])
@@ -50,7 +50,7 @@ def test_a_gain_is_the_median_of_the_rounds_ratios():
     assert (fused["num_rounds"], fused["num_processes"]) == (3, 1)
 
 
-def test_the_processes_of_a_run_are_one_row():
+def test_processes_of_a_run_are_one_row():
     records = [session(f"s{i}", run="r", process=i) for i in range(3)]
     for i, factor in enumerate((1, 2, 3)):
         records += interleaved({"eager": [100.0 * factor] * 4, "fused": [50.0] * 4}, session=f"s{i}", group=f"g{i}")
@@ -69,7 +69,7 @@ def test_groups_without_eager_or_with_other_differences_are_left_out():
     assert engines.speeds(pd.DataFrame()).empty
 
 
-def test_the_newest_run_counts_whatever_engines_it_has():
+def test_newest_run_counts_whatever_engines_it_has():
     later = session("t", started_at="2026-02-01T00:00:00+00:00")
     again = interleaved({"eager": [100.0] * 3, "fused": [50.0] * 3, "manual": [80.0] * 3}, session="t", group="h")
     assert gains(results(session(), interleaved(TIMES), later, again)) == pytest.approx(
@@ -81,7 +81,7 @@ def test_engines_in_results_of_mlpbench_time_count_too():
     assert gains(results(session(), interleaved(TIMES, suite="time")))["fused"] == pytest.approx(4)
 
 
-def test_the_hardware_limit_is_that_of_the_machine():
+def test_hardware_limit_is_that_of_the_machine():
     flops = 600 * 74_940_000
     peak = Peak(session="s", device="cpu", num_threads=2, gemm_flops_per_s=flops / 0.08, copy_bytes_per_s=1.0)
     frame = speeds(results(session(), peak, interleaved(TIMES, num_threads=2)))
@@ -99,7 +99,7 @@ def first_steps(**seconds):
     ]
 
 
-def test_a_slow_start_pays_after_enough_epochs():
+def test_slow_start_pays_after_enough_epochs():
     records = results(session(), interleaved(TIMES), first_steps(eager=0.1, fused=3.4, portable=0.5, compiled=9.0))
     frame = engines.starts(records, speeds(records)).set_index("engine")
     # The start takes 3.3 s more than eager's, and each epoch takes 240 ms less.
@@ -110,7 +110,7 @@ def test_a_slow_start_pays_after_enough_epochs():
     assert frame["first_step_s"]["compiled"] == pytest.approx(9)
 
 
-def test_the_newest_start_counts():
+def test_newest_start_counts():
     records = results(
         session(), first_steps(eager=0.1), session("t", started_at="2026-02-01T00:00:00+00:00"),
         timed("new", [700.0], config=RunConfig(), operation="first_step", session="t"),
@@ -141,7 +141,7 @@ def test_results_without_engines_have_no_section_and_no_fact():
     assert part(records) == Part()
 
 
-def test_the_fastest_engine_is_a_fact():
+def test_fastest_engine_is_a_fact():
     (fact,) = part(results(session(), interleaved(TIMES))).facts
     assert (fact.name, fact.value) == ("Fastest engine and its gain, cpu", "fused 4.00×")
     assert "2.50 to 4.00 over 3 interleaved rounds" in fact.note

@@ -132,7 +132,7 @@ def test_glossary_has_each_explanation_once():
 @pytest.mark.parametrize(
     ("estimate", "texts"), [("time_ratio", ["+100 %", "+50.0 %"]), ("gain_ratio", ["2.00×", "1.50×"])]
 )
-def test_an_interval_is_shown_as_its_estimate_is(estimate, texts):
+def test_interval_is_shown_as_its_estimate_is(estimate, texts):
     (row,) = table(pd.DataFrame({estimate: [2.0], "low_ratio": [1.5]})).rows
     assert [content.text for content in row] == texts
 

@@ -145,7 +145,7 @@ def test_round_that_was_not_finished_is_left_out_of_ratios():
     assert row["time_ratio"] == pytest.approx(2)
 
 
-def test_a_setting_that_ran_alone_has_no_ratio():
+def test_setting_that_ran_alone_has_no_ratio():
     assert frames.ratios(interleaved([1.0, 1.0])).empty
 
 
@@ -310,21 +310,21 @@ def test_processes_of_one_run_are_one_row_with_an_interval_over_processes():
     assert row["flagged_share"] == 1.0
 
 
-def test_a_newer_run_replaces_all_processes_of_an_older_one():
+def test_newer_run_replaces_all_processes_of_an_older_one():
     old = replicated([[1.0]] * 5, run="o")
     new = replicated([[2.0]] * 2, run="n", started_at="2026-02-01T00:00:00+00:00")
     (row,) = frames.timings(frames.blocks(results(old, new))).to_dict("records")
     assert (row["num_processes"], row["median_s"]) == (2, 2e-3)
 
 
-def test_an_incomplete_measurement_does_not_replace_a_complete_one():
+def test_incomplete_measurement_does_not_replace_a_complete_one():
     old = replicated([[1.0, 1.0]], run="o")
     cut = replicated([[2.0]], run="c", rounds=2, started_at="2026-02-01T00:00:00+00:00")
     assert frames.timings(frames.blocks(results(old, cut)))["median_s"].tolist() == [1e-3]
     assert frames.timings(frames.blocks(results(cut)))["median_s"].tolist() == [2e-3]
 
 
-def test_a_time_has_its_share_of_the_hardware_limit_if_the_peak_is_known():
+def test_time_has_its_share_of_the_hardware_limit_if_the_peak_is_known():
     peak = Peak(session="r0", device="cpu", num_threads=2, gemm_flops_per_s=1e11, copy_bytes_per_s=1e10)
     slower = replace(peak, gemm_flops_per_s=5e10)
     records = replicated([[1.0, 1.0]])
@@ -336,7 +336,7 @@ def test_a_time_has_its_share_of_the_hardware_limit_if_the_peak_is_known():
     assert frames.peaks(results(records)).empty
 
 
-def test_a_run_of_several_processes_is_one_row_of_the_sessions():
+def test_run_of_several_processes_is_one_row_of_the_sessions():
     (row,) = frames.sessions(results(replicated([[1.0]] * 5))).to_dict("records")
     assert row["num_processes"] == 5
 

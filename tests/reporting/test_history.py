@@ -34,7 +34,7 @@ def daily(milliseconds: list[float], name: str = "", **changes) -> list:
     return [record for day, ms in enumerate(milliseconds) for record in at(day, [[ms] * 3], name, **changes)]
 
 
-def test_a_point_is_a_commit_on_a_day():
+def test_point_is_a_commit_on_a_day():
     dirty = replace(ENVIRONMENT, dirty=True)
     records = [
         at(0, [[1, 2, 3], [4, 4, 4], [9, 9, 9]], control_ms=[5, 6, 8]),
@@ -64,7 +64,7 @@ def test_rows_are_in_order_of_time():
     assert frame["torch"].tolist() == ["2.11.0", "2.1", *["2.11.0"] * 3]
 
 
-def test_a_commit_has_a_point_for_each_day():
+def test_commit_has_a_point_for_each_day():
     again = [replace(record, started_at="2026-01-09") if hasattr(record, "started_at") else record
              for record in at(0, [[2.0]], "again")]  # fmt: skip
     assert history.frame(results(at(0, [[1.0]]), again))["median_s"].tolist() == pytest.approx([0.001, 0.002])
@@ -76,7 +76,7 @@ def test_sides_and_incomplete_measurements_are_left_out():
     assert history.frame(results(*records))["median_s"].tolist() == pytest.approx([0.001, 0.001])
 
 
-def test_a_segment_has_the_median_of_its_points():
+def test_segment_has_the_median_of_its_points():
     frame = history.frame(results(daily([1.0, 1.01, 1.0, 1.02, 1.5, 1.51, 1.53])))
     assert frame["is_change"].tolist() == [False] * 4 + [True] + [False] * 2
     assert frame["level_s"].tolist() == pytest.approx([0.001005] * 4 + [0.00151] * 3)
@@ -94,14 +94,14 @@ def drifting(environments) -> list:
     return records
 
 
-def test_a_change_of_the_machine_is_not_a_change_of_the_benchmark():
+def test_change_of_the_machine_is_not_a_change_of_the_benchmark():
     frame = history.frame(results(drifting([ENVIRONMENT] * 12)))
     assert np.flatnonzero(frame["is_change"]).tolist() == [8]
     assert frame["change"][8] == pytest.approx(0.2, abs=0.01)
     assert frame["level_s"][11] == pytest.approx(1.3e-3 * 1.2, rel=0.01)
 
 
-def test_a_control_on_another_stack_is_not_used():
+def test_control_on_another_stack_is_not_used():
     frame = history.frame(results(drifting([ENVIRONMENT] * 6 + [OTHER_STACK] * 6)))
     assert np.flatnonzero(frame["is_change"]).tolist() == [4, 8]
 
@@ -112,7 +112,7 @@ def test_without_two_points_there_is_no_history(records):
     assert sections(results(*records)) == ()
 
 
-def test_the_section_begins_with_the_largest_change():
+def test_section_begins_with_the_largest_change():
     steady = daily([2.0, 2.01, 2.0, 2.02, 2.0, 2.01], "steady", operation="forward")
     (section,) = sections(results(steady, daily([1.0, 1.01, 1.0, 0.8, 0.8, 0.81])))
     first, second = section.frame.to_dict("records")
@@ -128,13 +128,13 @@ def test_the_section_begins_with_the_largest_change():
     assert len(section.figure.axes) == 2
 
 
-def test_a_large_gain_comes_before_a_small_loss():
+def test_large_gain_comes_before_a_small_loss():
     small = daily([1.0, 1.01, 1.0, 1.1, 1.11, 1.1], "small", operation="forward")
     (section,) = sections(results(small, daily([1.0, 1.01, 1.0, 0.5, 0.51, 0.5])))
     assert section.frame["change"].tolist() == pytest.approx([-0.5, 0.1])
 
 
-def test_a_change_together_with_another_torch_names_it():
+def test_change_together_with_another_torch_names_it():
     records = [
         at(day, [[1 + 0.5 * (day > 2)]], environment=OTHER_STACK if day > 2 else ENVIRONMENT) for day in range(6)
     ]
@@ -151,7 +151,7 @@ def test_lines_mark_the_changes_in_the_figure():
     assert (labels[0], labels[-1]) == ("2026-01-01\nc0", "2026-01-06\nc5")
 
 
-def test_the_figure_has_at_most_twelve_benchmarks():
+def test_figure_has_at_most_twelve_benchmarks():
     many = [daily([1.0, 1.0, 1.0], f"n{n}", config=RunConfig(batch_size=n)) for n in range(1, 15)]
     (section,) = sections(results(*many, daily([1.0, 1.0, 2.0, 2.0], "changed")))
     assert len(section.figure.axes) == 12

@@ -57,7 +57,7 @@ def test_levels_are_claimed_as_far_as_they_were_verified():
     assert stage == "step 1 loss"
 
 
-def test_the_matrix_has_every_pair_of_environments():
+def test_matrix_has_every_pair_of_environments():
     portable = next(s for s in sections(examples()) if s.title == "Pairwise comparison: portable/1, sgd on digits")
     assert portable.frame["place"].tolist() == [
         "2 threads, torch 2.11.0", "1 thread, torch 2.11.0", "2 threads, torch 2.15.0"]  # fmt: skip
@@ -96,7 +96,7 @@ def test_accuracies_of_runs_of_different_length_are_not_compared():
         ({"cpu_model": "Other CPU"}, ["example-cpu-2cpu", "other-cpu-2cpu"]),
     ],
 )
-def test_a_processor_is_named_only_if_it_distinguishes_environments(changes, names):
+def test_processor_is_named_only_if_it_distinguishes_environments(changes, names):
     matrix = next(section for section in sections([certificate(), certificate(**changes)]) if section.figure)
     assert matrix.frame["place"].tolist() == names
 
@@ -127,20 +127,20 @@ def test_of_many_equal_certificates_only_a_few_are_compared():
     assert frame["num_equal_pairs"].max() == 1
 
 
-def test_an_older_certificate_that_differs_is_not_forgotten():
+def test_older_certificate_that_differs_is_not_forgotten():
     certificates = [certificate(first_difference="step 1 loss")] + [
         certificate(created_at=f"2026-01-{day:02}T00:00:00+00:00") for day in range(2, 9)
     ]
     assert facts(certificates)[0].value == "L0"
 
 
-def test_a_run_that_diverged_is_not_hidden_by_one_that_did_not():
+def test_run_that_diverged_is_not_hidden_by_one_that_did_not():
     equal = [certificate(), certificate(), certificate()]
     assert facts(equal)[0].value == "L1"
     assert facts([*equal, certificate(seed=1), certificate(seed=1, first_difference="step 0 loss")])[0].value == "L0"
 
 
-def test_a_level_that_only_an_emulator_confirms_says_so():
+def test_level_that_only_an_emulator_confirms_says_so():
     x86 = [certificate(), certificate(), certificate(num_threads=1), certificate(cpu_capability="AVX512"),
            certificate(torch="2.15.0")]  # fmt: skip
     emulated = certificate(architecture="aarch64", cpu_model="QEMU Neoverse N1")
@@ -149,7 +149,7 @@ def test_a_level_that_only_an_emulator_confirms_says_so():
     assert facts([*x86, silicon])[0].note.startswith("x86 and ARM; ")
 
 
-def test_the_report_has_the_sections_and_refuses_damaged_certificates(tmp_path, monkeypatch, capsys):
+def test_report_has_the_sections_and_refuses_damaged_certificates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for record in example().records():
         append(tmp_path / "results" / "m" / "2026-01-01-c.jsonl", record)

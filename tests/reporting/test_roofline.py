@@ -34,7 +34,7 @@ def test_flops_of_forward_and_backward_add_up():
     assert parts[0] + parts[1] == parts[2]
 
 
-def test_an_operation_without_products_has_no_limit():
+def test_operation_without_products_has_no_limit():
     assert limit_s("optimizer_step", RunConfig(), 100, PEAK) is None
     assert limit_s("forward", RunConfig(), 100, PEAK) == flops("forward", RunConfig(), 100) / 1e9
 

@@ -127,7 +127,7 @@ def test_activations_and_derivatives_are_those_of_pytorch(name):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 50.0, 1e4])
-def test_the_loss_is_that_of_pytorch_for_large_and_small_logits(scale):
+def test_loss_is_that_of_pytorch_for_large_and_small_logits(scale):
     one = engine((20, 30, 7))
     with torch.no_grad():
         one._model.linear1.weight.mul_(scale)

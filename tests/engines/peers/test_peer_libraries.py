@@ -119,7 +119,7 @@ def test_keras_on_jax_learns_as_eager():
 
 
 @pytest.mark.parametrize("engine", PEERS)
-def test_a_missing_package_gives_a_message_of_one_line(config, engine, monkeypatch):
+def test_missing_package_gives_a_message_of_one_line(config, engine, monkeypatch):
     monkeypatch.setitem(sys.modules, ENGINES[engine].package, None)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     package = ENGINES[engine].package.partition(".")[0]
@@ -129,7 +129,7 @@ def test_a_missing_package_gives_a_message_of_one_line(config, engine, monkeypat
     assert expected == str(caught.value)
 
 
-def test_a_missing_package_of_a_package_is_named(tmp_path, monkeypatch):
+def test_missing_package_of_a_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "needy.py").write_text("import not_to_be_found.at_all")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match="engine keras needs the package not_to_be_found; run: "):

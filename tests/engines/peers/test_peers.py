@@ -197,7 +197,7 @@ def test_training_prints_writes_and_changes_nothing_else(config, engine, capfd, 
 
 
 @installed("lightning")
-def test_an_interrupt_in_lightning_stays_an_interrupt(config, engine, monkeypatch):
+def test_interrupt_in_lightning_stays_an_interrupt(config, engine, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -209,7 +209,7 @@ def test_an_interrupt_in_lightning_stays_an_interrupt(config, engine, monkeypatc
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_the_registry_loads_none_of_the_libraries():
+def test_registry_loads_none_of_the_libraries():
     code = "import sys, mlpbench.engines.registry; print(*{name.partition('.')[0] for name in sys.modules})"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in names

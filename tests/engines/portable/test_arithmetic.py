@@ -40,7 +40,7 @@ arrays = st.lists(finite, min_size=1, max_size=40).map(lambda values: np.array(v
 
 
 @given(arrays, st.integers(1, 42))
-def test_a_snapped_number_is_the_nearest_multiple_of_the_grid(array, bits):
+def test_snapped_number_is_the_nearest_multiple_of_the_grid(array, bits):
     snapped = portable.snap(tensor(array), bits).numpy()
     largest = max(np.abs(array).max(), 2.0**-400)
     power = Fraction(2) ** math.frexp(largest)[1] if math.frexp(largest)[0] != 0.5 else Fraction(largest)
@@ -58,7 +58,7 @@ def test_snapping_again_changes_nothing(array, bits):
 
 
 @given(arrays, st.integers(1, 42))
-def test_the_reference_snaps_to_the_same_numbers(array, bits):
+def test_reference_snaps_to_the_same_numbers(array, bits):
     assert same_bits(portable.snap(tensor(array), bits), reference.snap(array, bits))
 
 
@@ -102,7 +102,7 @@ def test_error_of_a_function_is_below_the_bound_on_the_page(name, low, high, is_
 
 
 @given(st.lists(st.floats(0, width=32, allow_infinity=False), min_size=1, max_size=50))
-def test_the_square_root_is_correctly_rounded(values):
+def test_square_root_is_correctly_rounded(values):
     v = np.array(values, dtype=np.float32)
     root = portable.sqrt32(tensor(v))
     assert same_bits(root, reference.sqrt32(v))
@@ -110,7 +110,7 @@ def test_the_square_root_is_correctly_rounded(values):
     assert same_bits(root, np.sqrt(v))
 
 
-def test_the_square_root_is_right_even_if_the_librarys_root_is_not(monkeypatch):
+def test_square_root_is_right_even_if_the_librarys_root_is_not(monkeypatch):
     good = torch.Tensor.sqrt
     v = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 100
     expected = portable.sqrt32(v)
@@ -127,7 +127,7 @@ def test_tables_with_other_digests_are_refused(monkeypatch):
 # --- the page, the known answers, the streams
 
 
-def test_the_page_has_the_digests_of_tables_and_known_answers():
+def test_page_has_the_digests_of_tables_and_known_answers():
     digests = re.findall(r"`([0-9a-f]{64})`", PAGE.read_text(encoding="utf-8"))
     assert digests == [*portable._SHA256.values(), *known_answers.ANSWERS.values()]
 
@@ -192,7 +192,7 @@ def reference_answers():
     yield "steps", [np.array(losses), *network.parameters.values()]
 
 
-def test_the_reference_gives_the_known_answers():
+def test_reference_gives_the_known_answers():
     for part, numbers in reference_answers():
         flat = np.concatenate([np.asarray(n, dtype="<f8").ravel() for n in numbers]) + 0.0
         assert hashlib.sha256(flat.tobytes()).hexdigest() == known_answers.ANSWERS[part]

@@ -188,7 +188,7 @@ def check_repetition(device, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
-def test_a_second_run_has_the_same_bits(run, optimizer):
+def test_second_run_has_the_same_bits(run, optimizer):
     run(check_repetition, optimizer)
 
 
