@@ -1,24 +1,21 @@
 """Test that a side of a comparison is parsed, labelled and refused correctly, and that worktrees are removed."""
 
-import subprocess
-
 import pytest
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
 from mlpbench.measuring.side import Side, parse_side, worktree
-
-GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+from tests.measuring.repository import git
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """Return a git repository with one commit, as the current folder."""
     monkeypatch.chdir(tmp_path)
-    subprocess.run([*GIT, "init", "-q", "-b", "trunk"], check=True)
+    git("init", "-q", "-b", "trunk")
     (tmp_path / "file").write_text("content")
-    subprocess.run([*GIT, "add", "file"], check=True)
-    subprocess.run([*GIT, "commit", "-qm", "first"], check=True)
+    git("add", "file")
+    git("commit", "-qm", "first")
     return tmp_path
 
 
@@ -67,7 +64,7 @@ def test_worktree_has_the_source_of_the_commit_and_is_removed_at_the_end(reposit
     with worktree(side.commit) as path:
         assert (path / "file").read_text() == "content"
     assert not path.exists()
-    assert subprocess.run([*GIT, "worktree", "list"], capture_output=True, check=True).stdout.count(b"\n") == 1
+    assert len(git("worktree", "list").splitlines()) == 1
 
 
 def test_side_without_a_commit_has_no_worktree():

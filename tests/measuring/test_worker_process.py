@@ -14,10 +14,10 @@ import pytest
 from mlpbench.cli.main import main
 from mlpbench.measuring import turns
 from mlpbench.records import store
+from tests.measuring.repository import git
 from tests.paths import ROOT
 
 AB = ["ab", "forward", "--rounds", "2", "--set", "batch_size=10"]
-GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
 
 
 def num_workers(session_id: int) -> int:
@@ -37,16 +37,13 @@ def only_file(folder: Path) -> Path:
     return path
 
 
-def git(*arguments: str) -> str:
-    return subprocess.run([*GIT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
 @pytest.fixture
 def clone(tmp_path, monkeypatch) -> Path:
     """Return a clone of this repository, as the current folder."""
     folder = tmp_path / "clone"
-    process = subprocess.run([*GIT, "clone", "-q", str(ROOT), str(folder)], check=False)
-    if process.returncode or not (folder / "mlpbench" / "measuring" / "worker.py").exists():
+    with contextlib.suppress(subprocess.CalledProcessError):
+        git("clone", "-q", str(ROOT), str(folder))
+    if not (folder / "mlpbench" / "measuring" / "worker.py").exists():
         pytest.skip("needs a git checkout with these sources committed")
     monkeypatch.chdir(folder)
     return folder
