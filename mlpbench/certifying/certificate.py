@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
+from mlpbench.records import files
 from mlpbench.records.codec import DamageError, plain, typed
 from mlpbench.records.kinds import Environment
 
@@ -195,11 +196,7 @@ def write(path: Path, certificate: Certificate) -> None:
         InputError: if it cannot be written.
     """
     content = plain(certificate)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_text({"mlpbench_certificate": FORMAT, **content, "sha256": _seal(content)}) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    files.write(path, _text({"mlpbench_certificate": FORMAT, **content, "sha256": _seal(content)}) + "\n")
 
 
 def read(path: Path) -> Certificate:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan(parser, pairs=10)
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Measure the same side twice, record the noise floor, and print it."""
     from mlpbench.cli.command import command_of
     from mlpbench.judging import noise
@@ -40,4 +40,3 @@ def run(parsed: argparse.Namespace) -> int:
     paired = judge(*sides(file.results, file.plan), Margins(), is_paired=True)
     console.print(f"interleaved: {verdicts.sentence(paired)}")
     console.print(f"results: {file.path}; `mlpbench compare` uses the floor as its margin on this machine")
-    return 0

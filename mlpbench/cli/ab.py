@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from mlpbench.cli.exits import Answer
 from mlpbench.cli.gate import add_gate, margins_of, show_plan
 from mlpbench.cli.options import settings_of
 from mlpbench.cli.pairs import PlanRequest, add_plan, measure
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gate(parser)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Measure both sides, judge them, and return the exit code of the gate."""
+def run(parsed: argparse.Namespace) -> Answer:
+    """Measure both sides, judge them, and return the answer of the gate."""
     from mlpbench.cli.command import command_of
     from mlpbench.cli.output import check_outputs
     from mlpbench.measuring.side import parse_side

@@ -14,33 +14,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where baselines are kept")
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Accept the results, or print a line for each accepted baseline."""
+    from mlpbench.cli.output import say
     from mlpbench.judging import baseline
 
     if parsed.action == "accept":
         if not parsed.paths:
             raise InputError("baseline accept: which results? give files or folders")
-        print(f"accepted: {baseline.accept(parsed.results, parsed.paths)}")
-        return 0
+        say(f"accepted: {baseline.accept(parsed.results, parsed.paths)}")
+        return
     folder = parsed.results / baseline.FOLDER
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         raise InputError(f"no baseline under {folder}; `mlpbench baseline accept RESULTS` makes one")
     for path in paths:
-        _print_baseline(path)
-    return 0
+        _print_baseline(parsed, path)
 
 
-def _print_baseline(path: Path) -> None:
+def _print_baseline(parsed: argparse.Namespace, path: Path) -> None:
+    from mlpbench.cli.output import read, say
     from mlpbench.judging.evidence import collect
-    from mlpbench.records.store import load
 
-    results = load([path])
+    results = read(parsed, [path])
     evidence = collect(results)
     session = results.newest_session
     num_processes = max(len(of_one.processes) for of_one in evidence.values())
-    print(
+    say(
         f"{path.stem}: {len(evidence)} benchmarks, up to {num_processes} processes, {session.started_at}, "
         f"commit {session.environment.commit}, torch {session.environment.torch}"
     )

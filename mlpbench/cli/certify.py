@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload(parser)
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Run the first steps and write their certificate."""
     from mlpbench.certifying import certificate
     from mlpbench.certifying.certify import certify
-    from mlpbench.cli.output import make_folder
+    from mlpbench.cli.output import make_folder, say
 
     engine = [f"engine={parsed.engine}"] if parsed.engine else []
     config = override(RunConfig(engine="portable"), [*engine, *settings_of(parsed)])
@@ -36,8 +36,7 @@ def run(parsed: argparse.Namespace) -> int:
     result = certify(config, parsed.steps, parsed.zoom)
     path = parsed.out or certificate.place(parsed.results, result)
     certificate.write(path, result)
-    print(
+    say(
         f"Wrote {path}: {result.num_entries:,} checksums of {result.num_steps} training steps "
         f"(engine {result.config.engine}, arithmetic {result.arithmetic})"
     )
-    return 0

@@ -2,14 +2,16 @@
 
 import argparse
 
+from mlpbench.cli.exits import Answer
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Print a line for each finding; the exit code is 1 if any is bad."""
+def run(parsed: argparse.Namespace) -> Answer:
+    """Print a line for each finding; the answer is bad if any of them is."""
     from mlpbench.machine import environment, fitness
     from mlpbench.reporting import terminal
 
@@ -21,4 +23,4 @@ def run(parsed: argparse.Namespace) -> int:
         console.print(f"{sign} {finding.name}: {finding.observation}{advice}")
     bad = [finding.name for finding in findings if finding.is_fit is False]
     console.print(f"not fit to time on: {', '.join(bad)}" if bad else "fit to time on")
-    return 1 if bad else 0
+    return Answer(bool(bad))

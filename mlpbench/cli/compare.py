@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlpbench.cli.exits import Answer
 from mlpbench.cli.gate import add_gate, margins_of, show, show_plan
 from mlpbench.cli.options import RESULTS
 from mlpbench.errors import InputError
@@ -23,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gate(parser)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Load both sides, judge them, and return the exit code of the gate."""
+def run(parsed: argparse.Namespace) -> Answer:
+    """Load both sides, judge them, and return the answer of the gate."""
     from mlpbench.cli.command import command_of
-    from mlpbench.cli.output import check_outputs, print_problems
+    from mlpbench.cli.output import check_outputs, note_problems
     from mlpbench.judging.metrics import Metric
     from mlpbench.judging.verdict import judge
 
@@ -35,8 +36,7 @@ def run(parsed: argparse.Namespace) -> int:
     check_outputs(parsed)
     new, machine, problems = _load_side(parsed.new, None, parsed.results)
     base, _, base_problems = _load_side(parsed.base, machine, parsed.results)
-    problems += base_problems
-    print_problems(problems)
+    note_problems(parsed, problems + base_problems)
     for benchmark in base.keys() & new.keys():
         ones, others = base[benchmark].processes, new[benchmark].processes
         if benchmark.metric is Metric.SECONDS and any(ones[key] == others[key] for key in ones.keys() & others.keys()):
@@ -45,25 +45,18 @@ def run(parsed: argparse.Namespace) -> int:
             )
     judgement = judge(base, new, margins_of(parsed, _noise_ratio(parsed.results, machine)))
     command = command_of(parsed, keep_paths=True)
-    code = show(parsed, judgement, f"{parsed.new} against {parsed.base}", (command,))
-    return _or_damaged(code, problems)
+    return show(parsed, judgement, f"{parsed.new} against {parsed.base}", (command,))
 
 
-def _or_damaged(code: int, problems: list[str]) -> int:
-    """Return the exit code, but never a pass for damaged files."""
-    return 2 if problems and code in (0, 3) else code
+def _judge_plan(parsed: argparse.Namespace) -> Answer:
+    from mlpbench.cli.output import check_outputs, read
 
-
-def _judge_plan(parsed: argparse.Namespace) -> int:
-    from mlpbench.cli.output import print_problems
-    from mlpbench.records.store import load
-
-    results = load([Path(parsed.base)])
-    print_problems(results.problems)
+    check_outputs(parsed)
+    results = read(parsed, [Path(parsed.base)])
     if len(results.plans) != 1:
         raise InputError(f"{parsed.base} holds {len(results.plans)} runs of `mlpbench ab`, not one; give BASE and NEW")
     (plan,) = results.plans.values()
-    return _or_damaged(show_plan(parsed, results, plan, Path(parsed.base)), results.problems)
+    return show_plan(parsed, results, plan, Path(parsed.base))
 
 
 def _load_side(text: str, machine: str | None, root: Path) -> "tuple[dict[Benchmark, Evidence], str | None, list[str]]":

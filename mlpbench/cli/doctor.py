@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from mlpbench.cli.exits import Answer
+
 if TYPE_CHECKING:
     from mlpbench.certifying.examination import Effect, Examination
 
@@ -15,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="do not examine settings, which takes about 20 s")
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Examine the machine and print the findings; the exit code is 1 if a result is wrong."""
+def run(parsed: argparse.Namespace) -> Answer:
+    """Examine the machine and print the findings; the answer is bad if a result is wrong."""
     from mlpbench.certifying import doctor
     from mlpbench.certifying.examination import defects
     from mlpbench.machine.environment import current, resolve_device
@@ -40,8 +42,8 @@ def run(parsed: argparse.Namespace) -> int:
         *(_settings(examination) if examination.by_setting else ()),
         *_verdict(examination),
     ):
-        console.print(line, markup=False)
-    return 1 if defects(examination) else 0
+        console.print(line)
+    return Answer(bool(defects(examination)))
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

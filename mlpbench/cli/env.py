@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Print the environment, and the peak rates if asked for."""
     from mlpbench.machine import environment
 
@@ -25,4 +25,3 @@ def run(parsed: argparse.Namespace) -> int:
         rates = [peak for device in devices for peak in peaks.measure("-", environment.resolve_device(device))]
         content["peaks"] = [{k: v for k, v in dataclasses.asdict(peak).items() if k != "session"} for peak in rates]
     print(json.dumps(content, indent=2))
-    return 0

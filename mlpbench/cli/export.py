@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from mlpbench.cli.options import RESULTS
-from mlpbench.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,12 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="output file (default: standard output)")
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Convert the results and write them."""
+    from mlpbench.cli.output import read
     from mlpbench.judging import formats
-    from mlpbench.records.store import load, newest_file
+    from mlpbench.records import files
+    from mlpbench.records.store import newest_file
 
-    results = load(parsed.paths or [newest_file(RESULTS)])
+    results = read(parsed, parsed.paths or [newest_file(RESULTS)])
     convert = {
         "pytest-benchmark": formats.to_pytest_benchmark,
         "github-action-benchmark": formats.to_github_action_benchmark,
@@ -29,9 +30,5 @@ def run(parsed: argparse.Namespace) -> int:
     text = json.dumps(convert(results), indent=2, allow_nan=False) + "\n"
     if parsed.output is None:
         sys.stdout.write(text)
-        return 0
-    try:
-        parsed.output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {parsed.output}: {error.strerror}") from None
-    return 0
+    else:
+        files.write(parsed.output, text)

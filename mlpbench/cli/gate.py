@@ -3,19 +3,24 @@
 import argparse
 import csv
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlpbench.cli.exits import Answer
 from mlpbench.cli.options import CommaList, margin
 from mlpbench.errors import InputError
 from mlpbench.judging.metrics import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from mlpbench.judging.verdict import Judgement, Margins
     from mlpbench.records.kinds import Plan
     from mlpbench.records.results import Results
+    from mlpbench.reporting.section import Section
 
 _FAIL_ON = tuple(verdict for verdict in Verdict if verdict is not Verdict.SAME)
 
@@ -67,8 +72,8 @@ def _thresholds(path: Path) -> dict[str, float]:
         raise InputError(f"{path}, tool.mlpbench.thresholds: {error}") from None
 
 
-def show_plan(parsed: argparse.Namespace, results: "Results", plan: "Plan", path: Path | None) -> int:
-    """Judge the two sides of a plan, print and write the verdicts, and return the exit code."""
+def show_plan(parsed: argparse.Namespace, results: "Results", plan: "Plan", path: Path | None) -> Answer:
+    """Judge the two sides of a plan, write and print the verdicts, and return the answer."""
     from mlpbench.judging.verdict import judge_plan
     from mlpbench.reporting import terminal
     from mlpbench.reporting.sections import verdicts
@@ -77,38 +82,69 @@ def show_plan(parsed: argparse.Namespace, results: "Results", plan: "Plan", path
     if margins.default_ratio is None:
         margins = dataclasses.replace(margins, default_ratio=plan.margin_ratio)
     judgement = judge_plan(results, plan, margins)
-    code = show(parsed, judgement, verdicts.title(plan), (plan.command,))
+    answer = show(parsed, judgement, verdicts.title(plan), (plan.command,))
     ending = results.endings.get(plan.id)
     console = terminal.console()
     console.print(f"stopped: {ending.reason if ending else 'not finished'}")
     console.print(f"results: {path}")
-    return code
+    return answer
 
 
-def show(parsed: argparse.Namespace, judgement: "Judgement", title: str, commands: tuple[str, ...]) -> int:
-    """Print the verdicts, write them where asked, and return the exit code."""
-    from mlpbench.reporting import page, terminal
+def show(parsed: argparse.Namespace, judgement: "Judgement", title: str, commands: tuple[str, ...]) -> Answer:
+    """Write the verdicts where asked, print them, and return the answer.
+
+    Files come first, because output may end at any time. If one cannot be written, the verdicts are printed all the
+    same.
+
+    Raises:
+        InputError: if a file cannot be written.
+    """
+    from mlpbench.reporting import terminal
     from mlpbench.reporting.sections import verdicts
 
     sections = verdicts.sections_of(judgement, commands, is_drawn=parsed.html is not None)
+    sentence = verdicts.sentence(judgement)
+    failure = _write(parsed, judgement, title, sentence, sections)
     console = terminal.console()
     terminal.show_sections(sections, console)
-    sentence = verdicts.sentence(judgement)
+    answer = Answer(judgement.exit_code(parsed.fail_on, allow_missing=parsed.allow_missing))
+    console.print(f"{sentence}: exit code {answer}")
+    if failure:
+        raise failure
+    return answer
+
+
+def _write(
+    parsed: argparse.Namespace, judgement: "Judgement", title: str, sentence: str, sections: "Sequence[Section]"
+) -> InputError | None:
+    """Write every file that was asked for, and return the first failure."""
+    from mlpbench.records import files
+    from mlpbench.reporting import page
+
+    table = io.StringIO(newline="")
+    names = [f.name for f in dataclasses.fields(judgement.comparisons[0])] if judgement.comparisons else []
+    writer = csv.DictWriter(table, names)
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(c) for c in judgement.comparisons)
+    summary = page.markdown(title, sentence, sections)
+    contents: list[tuple[Path | None, Callable[[], str]]] = [
+        (parsed.json, lambda: json.dumps(_as_json(judgement, sentence), indent=2) + "\n"),
+        (parsed.csv, table.getvalue),
+        (parsed.html, lambda: page.html(title, sentence, sections)),
+        (parsed.markdown, lambda: summary),
+    ]
+    failure = None
+    for path, content in contents:
+        try:
+            if path is not None:
+                files.write(path, content())
+        except InputError as error:
+            failure = failure or error
     try:
-        if parsed.json:
-            parsed.json.write_text(json.dumps(_as_json(judgement, sentence), indent=2) + "\n", encoding="utf-8")
-        if parsed.csv:
-            names = [f.name for f in dataclasses.fields(judgement.comparisons[0])] if judgement.comparisons else []
-            with parsed.csv.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, names)
-                writer.writeheader()
-                writer.writerows(dataclasses.asdict(c) for c in judgement.comparisons)
-        page.write_page(title, sentence, sections, html=parsed.html, markdown=parsed.markdown)
-    except OSError as error:
-        raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
-    code = judgement.exit_code(parsed.fail_on, allow_missing=parsed.allow_missing)
-    console.print(f"{sentence}: exit code {code}")
-    return code
+        page.to_step_summary(summary)
+    except InputError as error:
+        failure = failure or error
+    return failure
 
 
 def _as_json(judgement: "Judgement", sentence: str) -> dict[str, Any]:

@@ -1,23 +1,23 @@
 """Run `mlpbench VERB`: build the parser, and give every verb its exit codes and its one line for bad input.
 
-Exit codes: 0 done; 1 a confirmed regression, bits that differ, or a machine that is not fit; 2 bad input (one line on
-standard error says what, where and what to do); 3 inconclusive, with --fail-on inconclusive; 4 nothing comparable, or
-a benchmark is missing; 70 an internal error; 130 interrupted; 141 the reader of the output has closed it.
+`exits.py` has the exit codes.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import mlpbench
-from mlpbench.errors import InputError
+from mlpbench.cli import exits, streams
+from mlpbench.errors import printable
 
-# A verb is a module of this package with `add_arguments(parser)` and `run(parsed) -> exit code`. Its help stands here,
-# so that only the module of the verb in use is imported.
+# A verb is a module of this package with `add_arguments(parser)` and `run(parsed)`, which returns an `exits.Answer` or
+# None. Its help stands here, so that only the module of the verb in use is imported.
 VERBS = {
     "env": "print machine and stack as JSON",
     "train": "train once; record the result and draw its loss and accuracy",
@@ -38,38 +38,79 @@ VERBS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, printable(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = _parser(arguments).parse_args(arguments)
+    with streams.guarded() as (output, _), _interrupts() as interrupts:
+        code, is_answer = _run(arguments, interrupts)
+        if output is not None:
+            # Only now does the last part of the output reach its reader.
+            output.flush()
+        if output is not None and output.failure is not None:
+            code, line = exits.of_stream(output.failure, code, is_answer=is_answer)
+            _report(line)
+        return code
+
+
+def _run(arguments: Sequence[str], interrupts: list[int]) -> tuple[int, bool]:
+    """Run a verb. Return its exit code, and True if that is the answer of a verb that judges."""
+    parsed = argparse.Namespace()
+    try:
+        parser = _parser(arguments)
+        try:
+            parser.parse_args(arguments, parsed)
+        except SystemExit as end:
+            # argparse has printed the help or the one line about the mistake.
+            return int(end.code or 0), False
+        if getattr(parsed, "data", None):
+            os.environ["MLPBENCH_DATA"] = parsed.data  # the environment, so that child processes use the same folder
+        outcome = parsed.run(parsed)
+        return exits.of_outcome(outcome, getattr(parsed, "problems", ())), outcome is not None
+    except BaseException as error:  # noqa: BLE001 (Python's own exit code 1 would mean a regression)
+        # An interrupt in the middle of an import arrives as an error of the library that was loading.
+        code, line = exits.of_error(KeyboardInterrupt() if interrupts else error)
+        if code == exits.INTERNAL:
+            import traceback
+
+            traceback.print_exc()
+            line = "internal error in mlpbench; please report it"
+        _report(line)
+        return code, False
+
+
+def _report(line: str | None) -> None:
+    if line:
+        print(f"mlpbench: {line}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Give a list that gets the number of every signal that ends the program, which is raised as KeyboardInterrupt.
+
+    A terminated program cleans up its processes and worktrees as an interrupted one does. A signal that the parent
+    process has switched off stays off.
+    """
     import threading
 
-    if threading.current_thread() is threading.main_thread():
-        # A terminated program cleans up its processes and worktrees as an interrupted one does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if getattr(parsed, "data", None):
-        os.environ["MLPBENCH_DATA"] = parsed.data  # the environment, so that child processes use the same folder
-    try:
-        run: Callable[[argparse.Namespace], int] = parsed.run
-        return run(parsed)
-    except InputError as error:
-        print(f"mlpbench: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # for example `mlpbench report | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception:  # noqa: BLE001 (Python's own exit code 1 would mean a regression)
-        import traceback
+    received: list[int] = []
 
-        traceback.print_exc()
-        print("mlpbench: internal error in mlpbench; please report it", file=sys.stderr)
-        return 70
-    except KeyboardInterrupt:
-        print("mlpbench: interrupted; everything that was finished is in the results file", file=sys.stderr)
-        return 130
+    def interrupt(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    changed = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in changed:
+        signal.signal(number, interrupt)
+    try:
+        yield received
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from mlpbench.errors import InputError
+from mlpbench.errors import InputError, printable
+from mlpbench.records import files
 from mlpbench.records.kinds import Record, Session
 from mlpbench.records.results import Results
-from mlpbench.records.store import append, results_file
+from mlpbench.records.store import append, load, results_file
 
 
 class SessionFile:
@@ -43,11 +44,17 @@ def write(path: Path, record: Record) -> None:
 
     Raises:
         InputError: if the file cannot be written.
+        OutputError: if the disk is full or failed.
     """
     try:
         append(path, record)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another --results") from None
+        raise files.problem(path, error, "choose another --results") from None
+
+
+def say(text: str) -> None:
+    """Print a line on standard output, with escapes for control characters."""
+    print(printable(text))
 
 
 def make_folder(path: Path) -> None:
@@ -59,7 +66,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}; choose another folder") from None
+        raise files.problem(path, error, "choose another folder") from None
 
 
 def as_results(session: Session, records: Iterable[Record]) -> Results:
@@ -70,10 +77,22 @@ def as_results(session: Session, records: Iterable[Record]) -> Results:
     return results
 
 
-def print_problems(problems: Iterable[str]) -> None:
-    """Print a line on standard error for each damaged file."""
+def read(parsed: argparse.Namespace, paths: Iterable[Path]) -> Results:
+    """Load results, and note the damaged files among them.
+
+    Raises:
+        InputError: as `load` does.
+    """
+    results = load(paths)
+    note_problems(parsed, results.problems)
+    return results
+
+
+def note_problems(parsed: argparse.Namespace, problems: Iterable[str]) -> None:
+    """Print a line on standard error for each damaged file. Because of it, the verb cannot end with success."""
+    parsed.problems = [*getattr(parsed, "problems", ()), *problems]
     for problem in problems:
-        print(f"mlpbench: {problem}", file=sys.stderr)
+        print(f"mlpbench: {printable(problem)}", file=sys.stderr)
 
 
 def check_outputs(parsed: argparse.Namespace) -> None:

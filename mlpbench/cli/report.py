@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mlpbench.cli.options import RESULTS, fraction
 from mlpbench.config import DEFAULT_TARGET
-from mlpbench.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,25 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Build the report, print its tables and write its files."""
     from mlpbench.certifying import certificate
-    from mlpbench.cli.output import make_folder, print_problems
-    from mlpbench.records.store import load, newest_file
+    from mlpbench.cli.output import make_folder, note_problems, read
+    from mlpbench.records.store import newest_file
     from mlpbench.reporting import build, page, terminal
 
-    results = load(parsed.paths or [newest_file(RESULTS)])
-    print_problems(results.problems)
-    console = terminal.console()
+    results = read(parsed, parsed.paths or [newest_file(RESULTS)])
     make_folder(parsed.output)
     folders = [path if path.is_dir() else path.parent for path in parsed.paths]
     certificates, damaged = certificate.find(folders or [RESULTS])
-    print_problems(damaged)
+    note_problems(parsed, damaged)
     report = build.build(results, certificates.values(), parsed.target)
+    path = page.write(report, parsed.output)
+    console = terminal.console()
     terminal.show(report, console)
-    try:
-        path = page.write(report, parsed.output)
-    except OSError as error:
-        raise InputError(f"cannot write {error.filename or parsed.output}: {error.strerror}") from None
     console.print(f"report: {path}")
-    return 2 if results.problems or damaged else 0

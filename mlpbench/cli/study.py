@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload(parser)
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Train the grid, record every run, and print accuracies and times to the target."""
     from mlpbench.cli.command import command_of
     from mlpbench.cli.output import SessionFile, as_results
@@ -67,4 +67,3 @@ def run(parsed: argparse.Namespace) -> int:
         console.print(f"results: {file.path}")
     if lost:
         raise lost
-    return 0

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload(parser)
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Time the settings in turns, record every block, and print times and ratios."""
     from mlpbench.cli.command import command_of
     from mlpbench.cli.output import SessionFile, as_results
@@ -47,6 +47,7 @@ def run(parsed: argparse.Namespace) -> int:
     trainers = [Trainer(config) for config in configs]
     for trainer in trainers:
         timing.check_clock(parsed.clock, parsed.operation, trainer.config.device)
+        trainer.operation(parsed.operation)
     rounds = parsed.rounds or (preset.epoch_rounds if Operation(parsed.operation).is_long else preset.rounds)
     file = SessionFile.start(parsed.results, command_of(parsed, rounds=rounds), parsed.preset)
     records: list[Record] = []
@@ -69,4 +70,3 @@ def run(parsed: argparse.Namespace) -> int:
     console = terminal.console()
     terminal.show_timings(as_results(file.session, records), console)
     console.print(f"results: {file.path}")
-    return 0

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mlpbench.cli.options import RESULTS, add_workload, settings_of
+from mlpbench.cli.options import add_workload, settings_of
 from mlpbench.config import RunConfig, override
-from mlpbench.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,13 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plots",
         type=Path,
-        default=RESULTS / "report",
         metavar="DIR",
-        help="folder for loss.png and accuracy.png",
+        help="folder for loss.png and accuracy.png (default: report/ among the results)",
     )
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> None:
     """Train, record and draw."""
     from mlpbench.cli.command import command_of
     from mlpbench.cli.output import SessionFile, as_results, make_folder
@@ -31,14 +29,11 @@ def run(parsed: argparse.Namespace) -> int:
 
     config = override(RunConfig(), settings_of(parsed))
     study.check([config])
-    make_folder(parsed.plots)
+    plots = parsed.plots or parsed.results / "report"
+    make_folder(plots)
     console = terminal.console()
     file = SessionFile.start(parsed.results, command_of(parsed))
     with TrainingProgress([config], console) as progress:
         results = study.run([config], file.session.id, file, progress)
-    try:
-        terminal.show_training(as_results(file.session, results), console, parsed.plots)
-    except OSError as error:
-        raise InputError(f"cannot write {error.filename or parsed.plots}: {error.strerror}") from None
-    console.print(f"results: {file.path}; plots: {parsed.plots}")
-    return 0
+    terminal.show_training(as_results(file.session, results), console, plots)
+    console.print(f"results: {file.path}; plots: {plots}")

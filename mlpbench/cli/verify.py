@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlpbench.cli.options import RESULTS, add_data, positive
-from mlpbench.errors import InputError
+from mlpbench.cli.exits import Answer
+from mlpbench.cli.options import add_data, positive
+from mlpbench.errors import InputError, printable
 
 if TYPE_CHECKING:
     from mlpbench.certifying.certificate import Certificate
@@ -25,44 +26,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="number of threads (default: the certificate's)")
     add_data(parser)
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, metavar="DIR", help="where the certificate of this run is saved"
+        "--results", type=Path, metavar="DIR", help="save the certificate of this run there (default: it is not saved)"
     )
 
 
-def run(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> Answer:
     """Compare two certificates, the second one made here unless it is given, and print where they first differ."""
     from mlpbench.certifying import certificate
     from mlpbench.certifying.divergence import drift, first_divergence
     from mlpbench.certifying.levels import environment_differences
-    from mlpbench.cli.output import make_folder
+    from mlpbench.cli.output import make_folder, say
 
     given = certificate.read(parsed.certificate)
     if parsed.other:
         own = certificate.read(parsed.other)
     else:
-        make_folder(parsed.results)
+        if parsed.results:
+            make_folder(parsed.results)
         own = _run_again(parsed, given)
-        path = certificate.place(parsed.results, own)
-        certificate.write(path, own)
-        print(f"This run was saved as: {path}")
+        if parsed.results:
+            path = certificate.place(parsed.results, own)
+            certificate.write(path, own)
+            say(f"This run was saved as: {path}")
     second = parsed.other.name if parsed.other else "this run"
     differences = environment_differences(given, own)
     for name, (theirs, ours) in differences.items():
-        print(f"{name}: certificate {theirs}, {second} {ours}")
+        say(f"{name}: certificate {theirs}, {second} {ours}")
     if not differences:
-        print("machine and software stack are the same")
+        say("machine and software stack are the same")
     divergence = first_divergence(given, own)
     if divergence is None:
-        print(_agreement(given, own))
-        return 0
-    print(f"diverged at {divergence.stage}: {_size(divergence)}")
+        say(_agreement(given, own))
+        return Answer(0)
+    say(f"diverged at {divergence.stage}: {_size(divergence)}")
     distances = drift(given, own)
     if distances:
         last = distances[-1]
-        print(f"parameters after step {last.step} differ by {last.relative_norm:.2g} (relative norm)")
+        say(f"parameters after step {last.step} differ by {last.relative_norm:.2g} (relative norm)")
     if given.num_steps == own.num_steps:
-        print(f"test accuracy: certificate {given.test_accuracy:.4f}, {second} {own.test_accuracy:.4f}")
-    return 1
+        say(f"test accuracy: certificate {given.test_accuracy:.4f}, {second} {own.test_accuracy:.4f}")
+    return Answer(1)
 
 
 def _run_again(parsed: argparse.Namespace, given: "Certificate") -> "Certificate":
@@ -75,7 +78,7 @@ def _run_again(parsed: argparse.Namespace, given: "Certificate") -> "Certificate
     except InputError as error:
         if parsed.device:
             raise
-        print(f"mlpbench: {error}: verifying on the cpu", file=sys.stderr)
+        print(f"mlpbench: {printable(str(error))}: verifying on the cpu", file=sys.stderr)
         device = "cpu"
     engine = parsed.engine or given.config.engine
     config = replace(given.config, engine=engine, device=device, num_threads=parsed.threads or given.num_threads)

@@ -1,12 +1,11 @@
 """Keep the accepted baseline of each machine: a results file that only `accept` replaces."""
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlpbench.errors import InputError
 from mlpbench.judging.evidence import collect
+from mlpbench.records import files
 from mlpbench.records.codec import encode
 from mlpbench.records.store import load
 
@@ -39,15 +38,7 @@ def accept(root: Path, paths: Sequence[Path]) -> Path:
     if len(machines) > 1:
         raise InputError(f"results of several machines ({', '.join(sorted(machines))}); accept them one by one")
     path = path_of(root, machines.pop())
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(b"".join(encode(record).encode() + b"\n" for record in results.records()))
-        draft.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    files.write(path, "".join(f"{encode(record)}\n" for record in results.records()))
     return path
 
 

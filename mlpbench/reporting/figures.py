@@ -1,9 +1,9 @@
 """Draw frames as figures. Every axis has a name and a unit; every estimate shows its spread."""
 
 import contextlib
+import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -53,9 +53,11 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG on white."""
-    figure.savefig(path, dpi=160, facecolor="white")
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG on white."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, facecolor="white")
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 import mlpbench
 from mlpbench.config import DEFAULT_TARGET
+from mlpbench.records import files
 from mlpbench.reporting import figures, formatting
 from mlpbench.reporting.build import Report
 from mlpbench.reporting.section import Fact, Section
@@ -32,36 +33,45 @@ def write(report: Report, directory: Path) -> Path:
     If `$GITHUB_STEP_SUMMARY` names a file, the Markdown is appended to it, without figures.
 
     Raises:
-        OSError: if a file cannot be written.
+        InputError: if a file cannot be written.
     """
     for section in report.sections:
         if section.frame is not None:
-            section.frame.to_csv(directory / f"{section.name}.csv", index=False, errors="backslashreplace")
+            files.write(directory / f"{section.name}.csv", section.frame.to_csv(index=False))
         if section.figure is not None:
-            figures.save(section.figure, directory / f"{section.name}.png")
+            files.write(directory / f"{section.name}.png", figures.png(section.figure))
     is_default = report.target == DEFAULT_TARGET
     report_command = "mlpbench report" if is_default else f"mlpbench report --target {report.target:g}"
     content = _content("mlpbench report", report.summary, report.facts, report.sections, report_command)
-    for name, text in {"report.html": _html(content), "report.md": _markdown(content, has_figures=True)}.items():
-        (directory / name).write_text(text, encoding="utf-8", errors="backslashreplace")
-    _to_step_summary(content)
+    files.write(directory / "report.html", _html(content))
+    files.write(directory / "report.md", _markdown(content, has_figures=True))
+    to_step_summary(_markdown(content, has_figures=False))
     return directory / "report.html"
 
 
-def write_page(
-    title: str, summary: str, sections: Sequence[Section], *, html: Path | None, markdown: Path | None
-) -> None:
-    """Write a page of sections alone, as HTML and as Markdown; append it to `$GITHUB_STEP_SUMMARY` as `write` does.
+def to_step_summary(text: str) -> None:
+    """Append Markdown to the file that `$GITHUB_STEP_SUMMARY` names, if it names one.
 
     Raises:
-        OSError: if a file cannot be written.
+        InputError: if the file cannot be written.
     """
-    content = _content(title, summary, (), sections, None)
-    if html:
-        html.write_text(_html(content), encoding="utf-8", errors="backslashreplace")
-    if markdown:
-        markdown.write_text(_markdown(content, has_figures=False), encoding="utf-8", errors="backslashreplace")
-    _to_step_summary(content)
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        try:
+            with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+        except OSError as error:
+            raise files.problem(Path(path), error, "it is the file of $GITHUB_STEP_SUMMARY") from None
+
+
+def html(title: str, summary: str, sections: Sequence[Section]) -> str:
+    """Return a page of sections alone, as HTML."""
+    return _html(_content(title, summary, (), sections, None))
+
+
+def markdown(title: str, summary: str, sections: Sequence[Section]) -> str:
+    """Return a page of sections alone, as Markdown without figures."""
+    return _markdown(_content(title, summary, (), sections, None), has_figures=False)
 
 
 def _content(
@@ -85,13 +95,6 @@ def _html(content: dict[str, object]) -> str:
 
 def _markdown(content: dict[str, object], *, has_figures: bool) -> str:
     return _TEMPLATES.get_template("report.md.jinja").render(content, has_figures=has_figures)
-
-
-def _to_step_summary(content: dict[str, object]) -> None:
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if path:
-        with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(_markdown(content, has_figures=False))
 
 
 def _rendered(section: Section) -> dict[str, object]:

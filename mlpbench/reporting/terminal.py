@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mlpbench.errors import printable
+from mlpbench.records import files
 from mlpbench.records.results import Results
 from mlpbench.reporting import curves, figures, formatting, frames
 from mlpbench.reporting.build import Report
@@ -19,10 +22,25 @@ MAX_WORD = 28
 """The longest word that is never broken, in characters. Longer words are paths and digests."""
 
 
+class PlainConsole(Console):
+    """Print to standard output; a text is data, so that no bracket, colon or control character of it has a meaning."""
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts as they are, with escapes for control characters, and other objects as rich renders them."""
+        super().print(*(_plain(item) if isinstance(item, str) else item for item in objects), **options)
+
+
+def _plain(text: str) -> Text:
+    return Text("\n".join(map(printable, text.split("\n"))))
+
+
 def console() -> Console:
     """Return standard output, as wide as the terminal, or PIPE_WIDTH in a pipe."""
-    terminal = Console(highlight=False, soft_wrap=True)
-    return terminal if terminal.is_terminal else Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
+    terminal = PlainConsole()
+    return terminal if terminal.is_terminal else PlainConsole(width=PIPE_WIDTH)
 
 
 def show_table(console: Console, title: str, table: formatting.TextTable) -> None:
@@ -31,17 +49,17 @@ def show_table(console: Console, title: str, table: formatting.TextTable) -> Non
     If the columns do not fit beside each other, the table is printed in parts, each with the first columns again.
     """
     for number, indices in enumerate(_parts(table, console.width)):
-        console.print(f"{title}, more columns" if number else title, style="bold", markup=False)
+        console.print(f"{title}, more columns" if number else title, style="bold")
         part = RichTable(box=None, pad_edge=False)
         for index, width in zip(indices, _widths(table, indices, console.width), strict=True):
             part.add_column(
-                table.headings[index],
+                Text(table.headings[index]),
                 justify="right" if table.is_number[index] else "left",
                 width=width,
                 overflow="fold",
             )
         for row in table.rows:
-            part.add_row(*(Text(row[index].text) for index in indices))
+            part.add_row(*(_plain(row[index].text) for index in indices))
         console.print(part, soft_wrap=False)
         console.print()
 
@@ -120,7 +138,7 @@ def show_training(results: Results, console: Console, directory: Path) -> None:
     ends = table if len(table) <= 12 else pd.concat([table.head(4), table.tail(4)])
     show_frame(console, "Training", ends)
     for quantity in ("loss", "accuracy"):
-        figures.save(figures.training(epochs, quantity), directory / f"{quantity}.png")
+        files.write(directory / f"{quantity}.png", figures.png(figures.training(epochs, quantity)))
 
 
 def show_study(results: Results, console: Console, target: float) -> None:

@@ -33,7 +33,7 @@ class TrainingProgress:
         self._numbers: dict[RunConfig, int] = {}
         self._epochs_left: dict[RunConfig, int] = {}
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeRemainingColumn(),
@@ -71,5 +71,5 @@ class TrainingProgress:
 
     def failure(self, config: RunConfig, reason: str) -> None:
         """Show that a run ended without a result, and count its remaining epochs as done."""
-        self._console.print(f"run {self._numbers[config]}/{self._num_runs} has no result: {reason}", markup=False)
+        self._console.print(f"run {self._numbers[config]}/{self._num_runs} has no result: {reason}")
         self._bar.update(self._task, advance=self._epochs_left[config])

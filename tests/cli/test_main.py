@@ -160,7 +160,7 @@ def test_every_verb_is_a_module_and_stands_in_the_readme():
     for verb in VERBS:
         assert f"mlpbench {verb}" in readme
         assert verb in listing
-    others = {"__init__", "main", "options", "command", "output", "gate", "pairs"}
+    others = {"__init__", "main", "exits", "streams", "options", "command", "output", "gate", "pairs"}
     assert {path.stem for path in (ROOT / "mlpbench" / "cli").glob("*.py")} == {*VERBS, *others}
 
 

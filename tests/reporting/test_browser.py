@@ -8,7 +8,7 @@ import pytest
 
 from mlpbench.config import RunConfig
 from mlpbench.reporting.build import build
-from mlpbench.reporting.page import write, write_page
+from mlpbench.reporting.page import html, markdown, write
 from mlpbench.reporting.section import ReportData
 from mlpbench.reporting.sections import history, verdicts
 from tests.strategies import ENVIRONMENT, HOSTILE_REASON, example, plan, replicated, results, session, timed
@@ -144,14 +144,14 @@ def test_pages_of_verdicts_and_history_open_at_every_size(visit, tmp_path, size,
     data = ReportData(results=records, target=0.9)
     sections = [*verdicts.of_plans(data).sections, *history.make(data).sections]
     path = tmp_path / "page.html"
-    write_page("Verdicts", "1 slower", sections, html=path, markdown=tmp_path / "page.md")
+    path.write_text(html("Verdicts", "1 slower", sections), encoding="utf-8")
     opened = visit(path.as_uri(), size=size, theme=theme)
     assert opened.errors == []
     assert [url for url in opened.requests if not url.startswith("file:")] == []
     assert overflow(opened.page) == 0
     assert opened.page.locator("svg[role=img]").count() == 2
     assert opened.page.locator("td", has_text=re.compile("^slower$")).count() == 1
-    assert "slower" in (tmp_path / "page.md").read_text()
+    assert "slower" in markdown("Verdicts", "1 slower", sections)
 
 
 def test_every_figure_is_visible_within_the_window(visit, url, size):
