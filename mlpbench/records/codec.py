@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from mlpbench.errors import InputError
+from mlpbench.records import ranges
 from mlpbench.records.kinds import KINDS, Record
 
 SCHEMA = 2
@@ -57,6 +58,9 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, str):
+        # A text comes from anywhere, such as the message of a library. What is written can always be read again.
+        return ranges.tidy(value)
     return value
 
 
@@ -114,7 +118,14 @@ def typed(hint: Any, value: Any, where: str) -> Any:
     Raises:
         DamageError: if the value has another type, or the class of a record refuses it.
     """
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *checks = typing.get_args(hint)
+        item = typed(base, value, where)
+        for check in checks:
+            if not check.is_met(item):
+                raise DamageError(f"{where} is {value!r:.40}, expected {check.expected}")
+        return item
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         (inner,) = (option for option in typing.get_args(hint) if option is not type(None))
         return None if value is None else typed(inner, value, where)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
@@ -125,6 +136,8 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if type(value) is not hint or (hint is int and abs(value) > _LARGEST):
         raise DamageError(f"{where} is {value!r:.40}, expected {_expected(hint)}")
+    if hint is str and not ranges.TEXT.is_met(value):
+        raise DamageError(f"{where} is {value!r:.40}, expected {ranges.TEXT.expected}")
     return value
 
 
@@ -134,7 +147,7 @@ def _expected(hint: Any) -> str:
 
 @functools.cache
 def _field_types(record_type: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(record_type)
+    hints = typing.get_type_hints(record_type, include_extras=True)
     return {f.name: hints[f.name] for f in fields(record_type)}
 
 

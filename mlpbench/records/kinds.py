@@ -10,10 +10,23 @@ names of fields (`_ns`, `_s`, `_bytes`). A loss is in nats per sample; an accura
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
-from mlpbench.config import RunConfig
+from mlpbench.config import Clock, RunConfig
 from mlpbench.errors import InputError
+from mlpbench.records.ranges import (
+    Amount,
+    Count,
+    Distance,
+    Id,
+    Instant,
+    Positive,
+    Rate,
+    Ratio,
+    Seconds,
+    Share,
+    one_of,
+)
 
 
 class Record:
@@ -111,14 +124,14 @@ class Environment:
 class Session(Record):
     """Describe one process that measured or trained, and the command that started it."""
 
-    id: str
-    run: str = added_in(2, before=lambda content: content.get("id"))
+    id: Id
+    run: Id = added_in(2, before=lambda content: content.get("id"))
     """The id that fresh processes of one run share: each process repeats the rounds of the one before."""
-    process: int = added_in(2, before=0)
+    process: Count = added_in(2, before=0)
     """The position among the processes of the run."""
-    side: str = added_in(2, before="")
+    side: Annotated[str, one_of("", "a", "b")] = added_in(2, before="")
     """a or b if the run compares two sides; else empty."""
-    started_at: str
+    started_at: Instant
     """UTC, ISO 8601."""
     command: str
     preset: str
@@ -129,9 +142,9 @@ class Session(Record):
 class Plan(Record):
     """Describe the measurements that `ab` or `aa` starts: pairs of fresh processes, one of each side."""
 
-    id: str
+    id: Id
     """The `run` of its sessions."""
-    started_at: str
+    started_at: Instant
     """UTC, ISO 8601."""
     command: str
     a: tuple[str, ...]
@@ -140,14 +153,14 @@ class Plan(Record):
     operations: tuple[str, ...]
     config: RunConfig
     """The config of both sides, before their own settings."""
-    pairs: int
+    pairs: Positive
     """The largest number of pairs."""
-    rounds: int
-    first: str
+    rounds: Positive
+    first: Annotated[str, one_of("a", "b")]
     """The side that starts, a or b, chosen at random; from there on the order is A, B, B, A."""
     interleaved: bool
     """True if the two processes of a pair take turns, round by round; else one side runs completely, then the other."""
-    margin_ratio: float | None
+    margin_ratio: Ratio | None
     """The smallest change that matters, as a ratio. None: no margin was given."""
 
 
@@ -155,20 +168,20 @@ class Plan(Record):
 class Measurement(Record):
     """Describe one timing: the operation, its config and the clock. Its blocks follow in the file, one line each."""
 
-    id: str
-    session: str
+    id: Id
+    session: Id
     suite: str
     """The place in tables and figures: the name of the benchmark file, or the verb."""
-    group: str
+    group: Id
     """Measurements of one group are interleaved, round by round, so their blocks pair up by round."""
     operation: str
     config: RunConfig
-    clock: str
+    clock: Annotated[str, one_of(*Clock)]
     """throughput: the device is synchronised at both ends of a block. latency: after every call. device: by events."""
-    rounds: int = added_in(2, before=0)
+    rounds: Count = added_in(2, before=0)
     """The planned number of rounds; with fewer blocks, the measurement is incomplete. 0: unknown (schema 1)."""
-    samples_per_call: int
-    warm_up_s: float
+    samples_per_call: Positive
+    warm_up_s: Seconds
     settled: bool
     """True if the warm-up ended because two successive blocks agreed; False if it reached its time limit."""
 
@@ -177,15 +190,15 @@ class Measurement(Record):
 class Block(Record):
     """Hold one timed block: `iterations` calls between two readings of the clock."""
 
-    measurement: str
-    round: int
-    order: int
+    measurement: Id
+    round: Count
+    order: Count
     """The position among the measurements of the group in this round."""
-    iterations: int
-    wall_ns: int
-    device_ns: int | None = None
+    iterations: Positive
+    wall_ns: Positive
+    device_ns: Positive | None = None
     """Time between two events on the device's stream. None: there is no such clock."""
-    control_ns: int | None = added_in(2, before=None, default=None)
+    control_ns: Positive | None = added_in(2, before=None, default=None)
     """Time of the control workload right beside this block. None: it did not run."""
     flags: tuple[str, ...] = ()
     """Disturbances of the machine that can spoil a time; `mlpbench/machine/sentinels.py` defines them."""
@@ -209,21 +222,21 @@ CURVES = ("train_loss", "train_accuracy", "last_loss", "test_loss", "test_accura
 class TrainResult(Record):
     """Hold the results of a training run; the fields in `CURVES` have one value for each epoch."""
 
-    session: str
+    session: Id
     config: RunConfig
-    num_train: int
-    num_test: int
+    num_train: Positive
+    num_test: Positive
     train_loss: tuple[float, ...]
     """Mean over the samples of the epoch, from the outputs of the training steps."""
-    train_accuracy: tuple[float, ...]
+    train_accuracy: tuple[Share, ...]
     """From the same outputs: each sample counts before the update that uses it."""
     last_loss: tuple[float, ...]
     """Loss of the last batch of the epoch, as the tutorial prints it."""
     test_loss: tuple[float, ...]
-    test_accuracy: tuple[float, ...]
-    train_s: tuple[float, ...]
+    test_accuracy: tuple[Share, ...]
+    train_s: tuple[Seconds, ...]
     """Time of training, without the evaluation."""
-    evaluate_s: tuple[float, ...]
+    evaluate_s: tuple[Seconds, ...]
     digests: tuple[tuple[str, str], ...]
     """Pairs of `initial` or `final` and the digest of the parameters."""
 
@@ -241,19 +254,19 @@ class TrainResult(Record):
 class Check(Record):
     """Hold a rerun: whether two runs of one config computed the same bits, and the first difference."""
 
-    session: str
+    session: Id
     name: str
     config: RunConfig
     other: RunConfig
     """The config of the second run."""
-    num_steps: int
-    num_stages: int
+    num_steps: Count
+    num_stages: Count
     """The number of compared tensors."""
     first_difference: str | None
     """The first stage that differs, for example `step 0 gradient linear0.weight`. None: all bits are equal."""
-    max_abs_difference: float | None
+    max_abs_difference: Distance | None
     """The largest difference in that stage."""
-    final_abs_difference: float | None
+    final_abs_difference: Distance | None
     """The largest difference of the parameters after the last step."""
 
 
@@ -261,7 +274,7 @@ class Check(Record):
 class Skip(Record):
     """Describe an operation that was asked for, but could not run here."""
 
-    session: str
+    session: Id
     operation: str
     config: RunConfig
     reason: str
@@ -271,7 +284,7 @@ class Skip(Record):
 class Ending(Record):
     """Hold the reason why the measurements of a plan ended."""
 
-    plan: str
+    plan: Id
     reason: str
 
 
@@ -279,20 +292,20 @@ class Ending(Record):
 class Conditions(Record):
     """Describe the machine while a process measured, read outside the timed blocks. None: not available here."""
 
-    session: str
-    load: float | None
+    session: Id
+    load: Amount | None
     """Processes that are ready to run, mean of the last minute."""
-    steal_share: float | None
+    steal_share: Share | None
     """Share of the CPUs' time that the host gave to other virtual machines."""
-    other_share: float | None
+    other_share: Share | None
     """Share of the CPUs' time that other processes used."""
-    involuntary_switches: int | None
+    involuntary_switches: Count | None
     """Involuntary context switches of this process."""
-    frequency_hz: float | None
+    frequency_hz: Rate | None
     """Frequency of the slowest CPU in use."""
-    core_latency_s: float | None
+    core_latency_s: Seconds | None
     """Time that a cache line takes from one CPU in use to another and back."""
-    gpu_clock_hz: float | None
+    gpu_clock_hz: Amount | None
     gpu_throttle: tuple[str, ...]
     """Reasons for a slower GPU clock, with NVML's names."""
 
@@ -301,12 +314,12 @@ class Conditions(Record):
 class Peak(Record):
     """Hold the peak rates of the machine: the hardware limit of every time."""
 
-    session: str
+    session: Id
     device: str
-    num_threads: int
-    gemm_flops_per_s: float
+    num_threads: Positive
+    gemm_flops_per_s: Rate
     """Rate of dense float32 products of large square matrices."""
-    copy_bytes_per_s: float
+    copy_bytes_per_s: Rate
     """Bytes read and written, copying an array far larger than the caches."""
 
 
@@ -314,11 +327,11 @@ class Peak(Record):
 class Memory(Record):
     """Hold the peak memory of an operation, measured in a fresh process that measures nothing else."""
 
-    session: str
+    session: Id
     operation: str
     config: RunConfig
-    peak_bytes: int
-    before_bytes: int
+    peak_bytes: Positive
+    before_bytes: Count
     """Memory before the first call, with model and data loaded."""
     source: str
     """`resident set` or `CUDA allocator`."""
@@ -333,14 +346,14 @@ class Memory(Record):
 class Noise(Record):
     """Hold the noise of a benchmark on this machine: the result of comparing it with itself."""
 
-    session: str
+    session: Id
     suite: str
     operation: str
     config: RunConfig
-    processes: int
+    processes: Positive
     """Processes on each side of a comparison."""
-    comparisons: int
-    floor_ratio: float
+    comparisons: Count
+    floor_ratio: Ratio
     """95 % of the comparisons had a ratio within this factor of 1; it is at least 1."""
-    false_alarms: int
+    false_alarms: Count
     """Comparisons whose verdict was slower or faster."""

@@ -40,19 +40,30 @@ class Results:
         init=False, default_factory=lambda: {kind: {} for kind in KINDS.values() if kind.key is not None}
     )
 
+    _rounds: set[tuple[str, int]] = field(init=False, default_factory=set)
+    """The measurement and the round of every block."""
+
     def add(self, record: Record) -> None:
-        """Add one record. A record with the key of an earlier one takes its place.
+        """Add one record.
 
         Raises:
-            DamageError: if the session, measurement or plan that the record points to is missing.
+            DamageError: if the session, measurement or plan that the record points to is missing; or if there is
+                another record with its key, or another block with its measurement and round.
         """
         kind = type(record)
         if kind.points_to:
             pointer = getattr(record, kind.points_to)
             if pointer not in self._dicts[KINDS[kind.points_to]]:
                 raise DamageError(f"its {kind.points_to} {pointer!r} is missing")
+        if isinstance(record, Block):
+            place = record.measurement, record.round
+            if place in self._rounds:
+                raise DamageError(f"another block has its measurement and its round {record.round}")
+            self._rounds.add(place)
         if kind.key:
-            self._dicts[kind][getattr(record, kind.key)] = record
+            key = getattr(record, kind.key)
+            if self._dicts[kind].setdefault(key, record) is not record:
+                raise DamageError(f"another {kind.kind} has its {kind.key} {key!r}")
         else:
             self._lists[kind].append(record)
 

@@ -10,6 +10,7 @@ One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A fil
 So a killed process loses at most the line that it was writing.
 """
 
+import codecs
 import errno
 import os
 from collections.abc import Iterable
@@ -60,7 +61,7 @@ def load(paths: Iterable[Path]) -> Results:
     results = Results()
     paths = list(paths)
     files = _files(paths)
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     for path in files:
         try:
             _load_file(path, results, seen)
@@ -105,10 +106,11 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return list(files.values())
 
 
-def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
+def _load_file(path: Path, results: Results, seen: set[str]) -> None:
     """Add the records of one file to `results`, and one line to its problems if the file is damaged.
 
-    Lines in `seen` are skipped, since a copy of a file is no further evidence. New lines are added to it.
+    Records in `seen`, in the form in which they are written today, are skipped: a copy is no further evidence, whatever
+    ends its lines. New records are added to it.
 
     Raises:
         InputError: if the file cannot be read, or has lines but no record.
@@ -116,17 +118,22 @@ def _load_file(path: Path, results: Results, seen: set[bytes]) -> None:
     problems: list[str] = []
     num_records = 0
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path} is text in UTF-16, not in UTF-8; save or send it as UTF-8")
+    # Some editors write a byte order mark, which says nothing in UTF-8.
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = decode(line.decode())
-            if line not in seen:
+            canonical = encode(record)
+            if canonical not in seen:
                 results.add(record)
-                seen.add(line)
+                seen.add(canonical)
             num_records += 1
         except UnicodeDecodeError:
             problems.append(f"line {number} is damaged (not UTF-8)")

@@ -113,7 +113,7 @@ def test_whole_number_in_place_of_a_float_is_read_as_float():
         (HISTORY[2], '"iterations":10', '"iterations":"10"', "iterations is '10', expected a whole number"),
         (HISTORY[2], '"iterations":10,', "", "block lacks fields: 'iterations'"),
         (HISTORY[2], '"iterations":10', '"iterations":10,"b":1,"a":2', "block has unknown fields: 'a', 'b'"),
-        (HISTORY[2], '"iterations":10', '"iterations":0', "must be at least 1, not iterations=0, wall_ns=15000000"),
+        (HISTORY[2], '"iterations":10', '"iterations":0', "iterations is 0, expected a whole number from 1 to 2**64"),
         (HISTORY[2], '"flags":[]', '"flags":"x"', "flags is 'x', expected a list"),
         (HISTORY[1], '"settled":true', '"settled":1', "settled is 1, expected true or false"),
         (HISTORY[1], '"lr":0.02', '"lr":"fast"', "lr is 'fast', expected a number"),

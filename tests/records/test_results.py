@@ -69,9 +69,19 @@ def test_results_are_equal_if_their_records_and_problems_are():
     assert Results(problems=["a.jsonl: line 1 is damaged"]) != Results()
 
 
-def test_record_with_the_key_of_an_earlier_one_takes_its_place():
-    loaded = results(strategies.session("s"), strategies.session("t"), strategies.session("s", preset="full"))
-    assert [(s.id, s.preset) for s in loaded.sessions.values()] == [("s", "full"), ("t", "quick")]
+def test_other_record_with_the_key_of_an_earlier_one_is_refused():
+    loaded = results(strategies.session("s"), strategies.session("t"))
+    with pytest.raises(ValueError, match="another session has its id 's'"):
+        loaded.add(strategies.session("s", preset="full"))
+    assert [(s.id, s.preset) for s in loaded.sessions.values()] == [("s", "quick"), ("t", "quick")]
+
+
+def test_round_of_a_measurement_is_timed_once():
+    one, other = strategies.blocks("m", [1.0, 2.0])
+    loaded = results(strategies.session("s"), strategies.measurement("m"), one)
+    with pytest.raises(ValueError, match="another block has its measurement and its round 0"):
+        loaded.add(replace(other, round=0))
+    assert loaded.blocks == [one]
 
 
 def test_newest_session_is_the_one_that_started_last():

@@ -1,10 +1,14 @@
 """Generate any valid records with hypothesis."""
 
+import math
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import get_args, get_type_hints
 
 from hypothesis import strategies as st
 
-from mlpbench.config import RunConfig
+from mlpbench.config import Clock, RunConfig
+from mlpbench.records import ranges
 from mlpbench.records.codec import encode
 from mlpbench.records.kinds import (
     CURVES,
@@ -28,8 +32,11 @@ _EXTREMES = [0.0, -0.0, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308,
 finite_floats = st.sampled_from(_EXTREMES) | st.floats(allow_nan=False, allow_infinity=False)
 any_floats = finite_floats | st.floats()
 counts = st.integers(min_value=0, max_value=2**63)
-# The format limits whole numbers, and hypothesis does not: this is for fields without a strategy below.
-st.register_type_strategy(int, st.integers(-(2**63), 2**63))
+positives = st.integers(min_value=1, max_value=2**63)
+texts = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" \n"))
+# The format limits whole numbers and texts, and hypothesis does not: this is for fields without a strategy below.
+st.register_type_strategy(int, counts)
+st.register_type_strategy(str, texts)
 names = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
 
 
@@ -58,56 +65,63 @@ def configs(draw, words: st.SearchStrategy[str] = names) -> RunConfig:
 
 
 # Strategies for fields whose annotation allows more than the record does, or less than hypothesis needs.
-_PAIRS = st.lists(st.tuples(st.text(), st.text()), max_size=3).map(tuple)
-_CONFIG = configs(st.text(max_size=8))
-_OPTIONAL_FLOAT = st.none() | finite_floats
+_PAIRS = st.lists(st.tuples(texts, texts), max_size=3).map(tuple)
+_CONFIG = configs(texts.map(lambda text: text[:8]))
+_SIDES = st.sampled_from(["", "a", "b"])
+
+# A strategy for each type of `ranges`.
+_RANGES: dict[object, st.SearchStrategy] = {
+    ranges.Id: st.from_regex(r"[a-zA-Z0-9_.-]{1,12}", fullmatch=True),
+    ranges.Instant: st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+    ranges.Count: counts,
+    ranges.Positive: positives,
+    ranges.Seconds: st.floats(0, 1e12),
+    ranges.Rate: st.floats(1e-6, 1e24),
+    ranges.Amount: st.floats(0, 1e24),
+    ranges.Share: st.floats(0, 1),
+    ranges.Ratio: st.floats(1, 1e6),
+    ranges.Distance: st.floats(min_value=0) | st.sampled_from([math.nan, math.inf]),
+}
+
+
+def built(kind: type[Record], **others: st.SearchStrategy) -> st.SearchStrategy:
+    """Generate records of a kind: fields with a type of `ranges` in their range, and others as given."""
+    hints = get_type_hints(kind, include_extras=True)
+    ranged = {name: _RANGES[hint] for name, hint in hints.items() if hint in _RANGES}
+    for name, hint in hints.items():
+        options = [option for option in get_args(hint) if option in _RANGES]
+        if options:
+            ranged[name] = st.none() | _RANGES[options[0]]
+    return st.builds(kind, **ranged | others)
+
 
 environments = st.builds(
     Environment, variables=_PAIRS, num_cpus=counts, memory_bytes=counts, gpu_memory_bytes=st.none() | counts
 )
-sessions = st.builds(Session, environment=environments)
-measurements = st.builds(Measurement, config=_CONFIG, warm_up_s=finite_floats, samples_per_call=counts)
-timed_blocks = st.builds(
-    Block,
-    iterations=st.integers(1, 2**40),
-    wall_ns=st.integers(1, 2**62),
-    device_ns=st.none() | counts,
-    control_ns=st.none() | st.integers(1, 2**62),
-    flags=st.lists(st.text(), max_size=3).map(tuple),
-)
+sessions = built(Session, environment=environments, side=_SIDES)
+measurements = built(Measurement, config=_CONFIG, clock=st.sampled_from(Clock).map(str))
+timed_blocks = built(Block, flags=st.lists(texts, max_size=3).map(tuple))
 
 
 @st.composite
 def _train_results(draw) -> TrainResult:
     num_epochs = draw(st.integers(1, 4))
-    curve = st.lists(any_floats, min_size=num_epochs, max_size=num_epochs).map(tuple)
     config = replace(draw(_CONFIG), num_epochs=num_epochs)
-    return draw(st.builds(TrainResult, config=st.just(config), digests=_PAIRS, **dict.fromkeys(CURVES, curve)))
+    hints = get_type_hints(TrainResult, include_extras=True)
+    values = {name: _RANGES.get(get_args(hints[name])[0], any_floats) for name in CURVES}
+    curves = {name: st.lists(v, min_size=num_epochs, max_size=num_epochs).map(tuple) for name, v in values.items()}
+    return draw(built(TrainResult, config=st.just(config), digests=_PAIRS, **curves))
 
 
 train_results = _train_results()
-checks = st.builds(
-    Check,
-    config=_CONFIG,
-    other=_CONFIG,
-    max_abs_difference=st.none() | any_floats,
-    final_abs_difference=st.none() | any_floats,
-)
-skips = st.builds(Skip, config=_CONFIG)
-plans = st.builds(Plan, config=_CONFIG, pairs=counts, rounds=counts, margin_ratio=_OPTIONAL_FLOAT)
-endings = st.builds(Ending)
-conditions = st.builds(
-    Conditions,
-    **dict.fromkeys(
-        ("load", "steal_share", "other_share", "frequency_hz", "core_latency_s", "gpu_clock_hz"), _OPTIONAL_FLOAT
-    ),
-    involuntary_switches=st.none() | counts,
-)
-peaks = st.builds(Peak, num_threads=counts, gemm_flops_per_s=finite_floats, copy_bytes_per_s=finite_floats)
-memories = st.builds(Memory, config=_CONFIG, peak_bytes=st.integers(1, 2**62), before_bytes=counts)
-noises = st.builds(
-    Noise, config=_CONFIG, processes=counts, comparisons=counts, floor_ratio=any_floats, false_alarms=counts
-)
+checks = built(Check, config=_CONFIG, other=_CONFIG)
+skips = built(Skip, config=_CONFIG)
+plans = built(Plan, config=_CONFIG, first=st.sampled_from("ab"))
+endings = built(Ending)
+conditions = built(Conditions)
+peaks = built(Peak)
+memories = built(Memory, config=_CONFIG)
+noises = built(Noise, config=_CONFIG)
 of_a_session = st.one_of(measurements, train_results, checks, skips, conditions, peaks, memories, noises)
 records = st.one_of(sessions, timed_blocks, plans, endings, of_a_session)
 
@@ -116,13 +130,18 @@ records = st.one_of(sessions, timed_blocks, plans, endings, of_a_session)
 def histories(draw) -> list[Record]:
     """Generate the records of a file: sessions, each followed by its records; no record twice."""
     history: list[Record] = []
-    ids = draw(st.lists(st.text(), min_size=1, max_size=2, unique=True))
+    ids = draw(st.lists(_RANGES[ranges.Id], min_size=1, max_size=2, unique=True))
     for name in ids:
         history.append(replace(draw(sessions), id=name))
-        for item in draw(st.lists(of_a_session, max_size=3)):
-            history.append(replace(item, session=name))
+        kinds_with_a_key = set()
+        for number, item in enumerate(draw(st.lists(of_a_session, max_size=3))):
             if isinstance(item, Measurement):
-                history += [replace(b, measurement=item.id) for b in draw(st.lists(timed_blocks, max_size=2))]
+                history.append(replace(item, session=name, id=f"{name}{number}"))
+                parts = draw(st.lists(timed_blocks, max_size=2))
+                history += [replace(b, measurement=f"{name}{number}", round=r) for r, b in enumerate(parts)]
+            elif type(item).key is None or type(item) not in kinds_with_a_key:
+                kinds_with_a_key.add(type(item))
+                history.append(replace(item, session=name))
     return list({encode(record): record for record in history}.values())
 
 
