@@ -77,6 +77,10 @@ def _run(arguments: Sequence[str], interrupts: list[int]) -> tuple[int, bool]:
 
             traceback.print_exc()
             line = "internal error in mlpbench; please report it"
+        if code == exits.INTERRUPTED:
+            # CPython notes an interrupt in an `exec` of a text, as dataclasses use it, and lets the process
+            # die of the signal at its very end. The next `exec` of a text deletes the note.
+            exec("")  # noqa: S102
         _report(line)
         return code, False
 
