@@ -2,16 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
+from mlpbench.cli.options import RESULTS
 from mlpbench.errors import InputError, printable
 from mlpbench.records import files
 from mlpbench.records.kinds import Record, Session
 from mlpbench.records.results import Results
-from mlpbench.records.store import append, load, results_file
+from mlpbench.records.store import append, load, newest_files, results_file
+
+T = TypeVar("T")
 
 
 class SessionFile:
@@ -86,6 +89,33 @@ def read(parsed: argparse.Namespace, paths: Iterable[Path]) -> Results:
     results = load(paths)
     note_problems(parsed, results.problems)
     return results
+
+
+def read_newest(parsed: argparse.Namespace, use: Callable[[Results], T]) -> T:
+    """Return what `use` makes of the newest file among the results that it can use, and say on standard error which.
+
+    Raises:
+        InputError: if there is no results file, or `use` can use none of them.
+    """
+    paths = newest_files(RESULTS)
+    reason = ""
+    for path in paths:
+        try:
+            results = load([path])
+        except InputError as error:
+            note_problems(parsed, [str(error)])
+            continue
+        try:
+            content = use(results)
+        except InputError as error:
+            reason = reason or f"; {path}: {error}"
+            continue
+        others = f", the newest that can be used of {len(paths)} files" if len(paths) > 1 else ""
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        print(f"mlpbench: read {printable(str(shown))}{others}", file=sys.stderr)
+        note_problems(parsed, results.problems)
+        return content
+    raise InputError(f"none of the {len(paths)} files under {RESULTS} can be used{reason}")
 
 
 def note_problems(parsed: argparse.Namespace, problems: Iterable[str]) -> None:

@@ -25,11 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Build the report, print its tables and write its files."""
     from mlpbench.certifying import certificate
-    from mlpbench.cli.output import make_folder, note_problems, read
-    from mlpbench.records.store import newest_file
+    from mlpbench.cli.output import make_folder, note_problems, read, read_newest
     from mlpbench.reporting import build, page, terminal
 
-    results = read(parsed, parsed.paths or [newest_file(RESULTS)])
+    results = read(parsed, parsed.paths) if parsed.paths else read_newest(parsed, lambda results: results)
     make_folder(parsed.output)
     folders = [path if path.is_dir() else path.parent for path in parsed.paths]
     certificates, damaged = certificate.find(folders or [RESULTS])

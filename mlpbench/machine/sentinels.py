@@ -275,14 +275,23 @@ def core_latency(trips: int = 2000) -> float | None:
 
     Two interpreters, each bound to its CPU, spin on one byte; the result is the median of five runs. It includes a few
     dozen nanoseconds of the interpreter. So it tells near cores from far ones, and shows a change from hour to hour,
-    but it is no absolute figure. None with one CPU, or if the system cannot bind a process to a CPU.
+    but it is no absolute figure. None with one CPU, if the system cannot bind a process to a CPU, or if there is no
+    room for a temporary file.
     """
     cpus = _cpus()
     if len(cpus) < 2:
         return None
+    try:
+        return _core_latency(cpus, trips)
+    except OSError:
+        return None
+
+
+def _core_latency(cpus: list[int], trips: int) -> float | None:
     runs = 5
     with tempfile.NamedTemporaryFile() as file:
-        file.truncate(4096)
+        # Without reserved room, a full disk would end the process at its first write to the mapped file.
+        os.posix_fallocate(file.fileno(), 0, 4096)
         line = mmap.mmap(file.fileno(), 4096)
         command = [sys.executable, "-S", "-c", _ANSWER, file.name, str(cpus[-1]), str(runs * trips)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as other:  # noqa: S603

@@ -82,6 +82,8 @@ class Worker:
         for operation in job.operations:
             check_name(Operation, operation, "operation")
         trainer = Trainer(config)
+        for operation in job.operations:
+            trainer.operation(operation)
         trainer.use_threads()
         session = environment.start_session(job.command, job.preset, run=job.run, process=job.process, side=job.side)
         emit(session)

@@ -76,13 +76,13 @@ def load(paths: Iterable[Path]) -> Results:
     return results
 
 
-def newest_file(root: Path) -> Path:
-    """Return the results file under a folder that was written last.
+def newest_files(root: Path) -> list[Path]:
+    """Return the results files under a folder, the one that was written last first.
 
     Raises:
         InputError: if there is no results file.
     """
-    return max(_files([root]), key=lambda path: path.stat().st_mtime)
+    return sorted(_files([root]), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

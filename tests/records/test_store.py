@@ -198,7 +198,7 @@ def test_newest_file_is_the_one_written_last(tmp_path):
     for name, seconds in (("a/1.jsonl", 100), ("b/2.jsonl", 300), ("b/3.jsonl", 200)):
         store.append(tmp_path / name, strategies.session(name))
         os.utime(tmp_path / name, (seconds, seconds))
-    assert store.newest_file(tmp_path) == tmp_path / "b/2.jsonl"
+    assert store.newest_files(tmp_path)[0] == tmp_path / "b/2.jsonl"
 
 
 def test_bad_file_in_a_folder_does_not_affect_the_others(tmp_path):

@@ -21,6 +21,8 @@ _CALIBRATION_PRECISION = 100
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options before any test runs."""
+    if not config.pluginmanager.hasplugin("benchmark"):
+        end_run("the suite needs the plugin pytest-benchmark; run it without `-p no:benchmark`")
     # Its number of threads is read here, before a workload changes it.
     environment.current()
     try:
