@@ -3,8 +3,10 @@
 Uses the standard library only, so that every room can import it.
 """
 
+import functools
 import itertools
 import math
+import numbers
 import types
 import typing
 from collections.abc import Iterable
@@ -94,18 +96,27 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges, and repeat a single activation for every hidden layer."""
+        """Check types and ranges, and repeat a single activation for every hidden layer."""
+        self._check_types()
         self._check_layers()
         self._check_ranges()
+
+    def _check_types(self) -> None:
+        """Check the types, because values from Python are not parsed; a list becomes a tuple."""
+        for name, (item_type, is_tuple, is_optional) in _field_types().items():
+            value = getattr(self, name)
+            if is_tuple and not isinstance(value, tuple | list):
+                raise InputError(
+                    f"{name} must be a tuple of {_KINDS[item_type]}, not {value!r:.80}; for one, write ({value!r:.80},)"
+                )
+            if is_optional and value is None:
+                continue
+            items = tuple(_as(item_type, item, name) for item in (value if is_tuple else (value,)))
+            object.__setattr__(self, name, items if is_tuple else items[0])
 
     def _check_layers(self) -> None:
         if not self.hidden_sizes:
             raise InputError("hidden_sizes must name at least one layer")
-        if isinstance(self.activations, str):  # type: ignore[unreachable]
-            raise InputError(
-                f"activations must be a tuple of names, not the string {self.activations!r}; "
-                f"write ({self.activations!r},)"
-            )
         if len(self.activations) == 1:
             object.__setattr__(self, "activations", self.activations * len(self.hidden_sizes))
         if len(self.activations) != len(self.hidden_sizes):
@@ -145,6 +156,28 @@ class RunConfig:
             if getattr(self, f.name) != getattr(default, f.name)
         ]
         return " ".join(settings) or "default"
+
+
+_KIND = {str: "a name", int: "a whole number", float: "a number"}
+_KINDS = {str: "names", int: "whole numbers", float: "numbers"}
+
+
+@functools.cache
+def _field_types() -> dict[str, tuple[type, bool, bool]]:
+    """Return for each field of a config: the type of its items, whether it is a tuple, and whether it may be None."""
+    types_of: dict[str, tuple[type, bool, bool]] = {}
+    for name, hint in typing.get_type_hints(RunConfig).items():
+        options = typing.get_args(hint)
+        types_of[name] = (options[0] if options else hint, typing.get_origin(hint) is tuple, type(None) in options)
+    return types_of
+
+
+def _as(kind: type, value: object, name: str) -> object:
+    """Return the value of a field in its type; numbers of NumPy and whole numbers for numbers are fine."""
+    wanted = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise InputError(f"{name} must be {_KIND[kind]}, not {value!r:.80}")
+    return kind(value)
 
 
 def format_value(value: object) -> str:

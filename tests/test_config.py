@@ -2,6 +2,7 @@
 
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 
@@ -144,3 +145,28 @@ def test_config_is_frozen():
     config = RunConfig()
     with pytest.raises(FrozenInstanceError):
         config.seed = 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activations": "squareplus"}, r"activations must be a tuple of names, not 'squareplus'; .* \('squareplus',\)"),
+        ({"hidden_sizes": 64}, r"hidden_sizes must be a tuple of whole numbers, not 64; for one, write \(64,\)"),
+        ({"hidden_sizes": "64"}, "hidden_sizes must be a tuple"),
+        ({"activations": ("relu", 3, "elu")}, "activations must be a name, not 3"),
+        ({"batch_size": 10.0}, "batch_size must be a whole number, not 10.0"),
+        ({"lr": "0.1"}, "lr must be a number, not '0.1'"),
+        ({"seed": True}, "seed must be a whole number, not True"),
+        ({"device": None}, "device must be a name, not None"),
+    ],
+)
+def test_value_of_another_type_is_named_with_the_way_to_write_it(changes, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig(**changes)
+
+
+def test_lists_and_numbers_of_numpy_become_the_types_of_the_fields():
+    config = RunConfig(hidden_sizes=[64, np.int64(32)], activations=["relu"], lr=1, batch_size=np.int32(10))
+    assert config == RunConfig(hidden_sizes=(64, 32), activations=("relu", "relu"), lr=1.0, batch_size=10)
+    assert str(config) == "hidden_sizes=64,32 activations=relu,relu batch_size=10 lr=1.0"
+    assert hash(config) == hash(RunConfig(hidden_sizes=(64, 32), activations=("relu",), lr=1.0, batch_size=10))
