@@ -150,7 +150,7 @@ def test_config_is_frozen():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activations": "squareplus"}, r"activations must be a tuple of names, not 'squareplus'; .* \('squareplus',\)"),
+        ({"activations": "squareplus"}, r"activations must be a tuple of names, not 'squareplus'; .* \('squareplus'"),
         ({"hidden_sizes": 64}, r"hidden_sizes must be a tuple of whole numbers, not 64; for one, write \(64,\)"),
         ({"hidden_sizes": "64"}, "hidden_sizes must be a tuple"),
         ({"activations": ("relu", 3, "elu")}, "activations must be a name, not 3"),
