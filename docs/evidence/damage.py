@@ -187,16 +187,16 @@ def run(arguments: list[str], where: object) -> tuple[int, str]:
     return code, text
 
 
-def check_verdict(code: int, text: str, undamaged: dict, where: object) -> None:
-    """Check that the code is that of a verdict, and that every process behind it is an undamaged one."""
+def check_verdict(code: int, text: str, undamaged: list[dict[int, float]], where: object) -> None:
+    """Check that the code is that of a verdict, and that the times of every process behind it are undamaged.
+
+    A name that was replaced and sealed is a name: then these times are those of another benchmark.
+    """
     assert (code in (0, 1, 3)) <= (f"exit code {code}" in text), (where, code, text)
     with contextlib.suppress(InputError):
         for benchmark, evidence in collect(store.load([Path("new.jsonl")])).items():
-            if benchmark.metric != "seconds":
-                continue
-            for key, process in evidence.processes.items():
-                assert benchmark in undamaged, (where, benchmark)
-                assert undamaged[benchmark].get(key) == dict(process.rounds), (where, benchmark, key)
+            for key, process in evidence.processes.items() if benchmark.metric == "seconds" else ():
+                assert dict(process.rounds) in undamaged, (where, benchmark, key)
 
 
 READERS = {
@@ -234,10 +234,8 @@ def _results(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[rando
     def check(chance: random.Random, where: object) -> int:
         Path("base.jsonl").write_bytes(base)
         Path("new.jsonl").write_bytes(new)
-        undamaged = {
-            benchmark: {key: dict(process.rounds) for key, process in evidence.processes.items()}
-            for benchmark, evidence in collect(store.load([Path("new.jsonl")])).items()
-        }
+        evidence = collect(store.load([Path("new.jsonl")])).values()
+        undamaged = [dict(process.rounds) for of_one in evidence for process in of_one.processes.values()]
         Path("new.jsonl").write_bytes(damage(new, chance))
         code, text = run(["compare", "base.jsonl", "new.jsonl", "--json", "v.json"], where)
         check_verdict(code, text, undamaged, where)
