@@ -258,7 +258,9 @@ def _cpus() -> list[int]:
 
 # The program of the second process: it answers by setting the byte back to 0.
 _ANSWER = """
-import mmap, os, sys
+import mmap, os, signal, sys
+# If the first process is killed, nobody answers any more, and nobody else ends this one.
+signal.alarm(8)
 os.sched_setaffinity(0, {int(sys.argv[2])})
 with open(sys.argv[1], "r+b") as file:
     line = mmap.mmap(file.fileno(), 4096)

@@ -1,5 +1,7 @@
 """Describe one side of a comparison: settings, environment variables, an interpreter, a commit."""
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,8 @@ from mlpbench.config import RunConfig, override, without_paths
 from mlpbench.errors import InputError
 
 SIDES = ("a", "b")
+_PREFIX = "mlpbench-"
+"""How the names of temporary folders begin; the id of the process follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,8 @@ def worktree(commit: str | None) -> Iterator[Path | None]:
     if commit is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="mlpbench-") as folder:
+    _remove_left_worktrees()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
         path = Path(folder) / "source"
         _git("worktree", "add", "--quiet", "--detach", str(path), commit)
         try:
@@ -83,6 +88,29 @@ def worktree(commit: str | None) -> Iterator[Path | None]:
         finally:
             with suppress(InputError):
                 _git("worktree", "remove", "--force", str(path))
+
+
+def _remove_left_worktrees() -> None:
+    """Remove the worktrees of processes that were killed; their names hold the process that made them."""
+    for line in _git("worktree", "list", "--porcelain").splitlines():
+        path = Path(line.removeprefix("worktree "))
+        maker = path.parent.name.removeprefix(_PREFIX).partition("-")[0]
+        if path.parent.name.startswith(_PREFIX) and maker.isdecimal() and not _is_running(int(maker)):
+            with suppress(InputError):
+                _git("worktree", "remove", "--force", str(path))
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    """True if there is a process with this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # A process of somebody else.
+        return True
+    return True
 
 
 def _hash(revision: str) -> str:

@@ -20,7 +20,12 @@ PROTOCOL = 1
 
 # In older commits, without the package `measuring`, the worker is `mlpbench/worker.py`. They can be measured too.
 _START = """
-import runpy
+import ctypes, os, runpy, sys
+if sys.platform == "linux":
+    # As machine/parent.py does, which another commit may lack: end with the driver, also while computing.
+    ctypes.CDLL(None).prctl(1, 9)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
 try:
     import mlpbench.measuring
     worker = "mlpbench.measuring.worker"
@@ -57,7 +62,7 @@ class WorkerProcess:
         interpreter = Path(shutil.which(side.interpreter) or side.interpreter).absolute()
         try:
             process = subprocess.Popen(  # noqa: S603
-                [interpreter, "-c", _START],
+                [interpreter, "-c", _START, str(os.getpid())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 text=True, encoding="utf-8", env=environment, cwd=source,
             )  # fmt: skip

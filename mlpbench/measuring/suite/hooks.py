@@ -11,6 +11,7 @@ import pytest
 
 from mlpbench.errors import InputError
 from mlpbench.machine import environment
+from mlpbench.machine.parent import end_with_parent
 from mlpbench.measuring.suite.options import FIRST_PROCESS_OPTIONS, arguments_without, is_distributed, is_given
 from mlpbench.measuring.suite.suite import RUN_VARIABLE, SUITE, Suite, end_run
 from mlpbench.measuring.timing import MIN_BLOCK_S
@@ -23,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check the options before any test runs."""
     if not config.pluginmanager.hasplugin("benchmark"):
         end_run("the suite needs the plugin pytest-benchmark; run it without `-p no:benchmark`")
+    if os.environ.get(RUN_VARIABLE):
+        end_with_parent()
     # Its number of threads is read here, before a workload changes it.
     environment.current()
     try:
