@@ -4,14 +4,17 @@ Uses the standard library only, so that every room can import it.
 """
 
 import functools
+import hashlib
 import itertools
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from mlpbench.errors import InputError, choose
@@ -191,9 +194,36 @@ def format_value(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def without_paths(value: str) -> str:
-    """Return the value, or the text `(a path)` if it is a path: no record may hold a path."""
-    return "(a path)" if "/" in value or "\\" in value else value
+def without_paths(value: str, *, reads_files: bool = True) -> str:
+    """Return the value; for a path a digest of what it names, because no record may hold a path.
+
+    A digest is that of the files, so that the same library in another folder is the same. A path without a file is
+    digested as text, and so is every path if `reads_files` is false.
+
+    >>> without_paths("4"), without_paths("/no/such/file")
+    ('4', '(a path, sha256 4a3f2b54)')
+    """
+    if "/" not in value and "\\" not in value:
+        return value
+    # A value may have several paths, as that of LD_PRELOAD, or paths among options.
+    parts = [value] if _file_digest(value) else re.split(r"[\s:;,=]+", value)
+    content = hashlib.sha256()
+    for part in parts:
+        named = _file_digest(part) if reads_files else None
+        content.update((named or part).encode(errors="surrogateescape") + b"\n")
+    return f"(a path, sha256 {content.hexdigest()[:8]})"
+
+
+def _file_digest(name: str) -> str | None:
+    """Return the digest of a file; None if there is no such file, or it cannot be read."""
+    try:
+        if not Path(name).is_file():
+            return None
+        with Path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    # A text can be no path at all: too long, or with a null character.
+    except (OSError, ValueError):
+        return None
 
 
 def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:

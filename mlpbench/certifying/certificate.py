@@ -18,9 +18,11 @@ from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
 from mlpbench.records import files
 from mlpbench.records.codec import DamageError, plain, typed
-from mlpbench.records.kinds import Environment
+from mlpbench.records.environment import Environment
+from mlpbench.records.flat_environment import FlatEnvironment, from_flat
 
-FORMAT = 1
+FORMAT = 2
+"""The format that `write` writes; `read` also reads format 1, whose environment is flat."""
 RECIPE = "sha256-1"
 """The recipe of the digests; `workload/digest.py` has it."""
 NUM_STEPS = 600
@@ -136,7 +138,7 @@ class Certificate:
     @property
     def num_threads(self) -> int:
         """Return the number of intra-op threads that computed it."""
-        return self.config.num_threads or self.environment.num_threads
+        return self.config.num_threads or self.environment.stack.num_threads
 
     @property
     def num_entries(self) -> int:
@@ -200,17 +202,20 @@ def write(path: Path, certificate: Certificate) -> None:
 
 
 def read(path: Path) -> Certificate:
-    """Read the certificate in a file.
+    """Read the certificate in a file; one of an older format becomes one of the present format.
 
     Raises:
         InputError: if the file cannot be read, is not a certificate, or was changed after it was written.
     """
     version, content, is_intact = _unsealed(path)
-    if version != FORMAT:
-        raise InputError(f"{path} is a certificate of format {version!r:.20}; this mlpbench reads {FORMAT}")
-    if not is_intact:
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        raise InputError(f"{path} is a certificate of format {version!r:.20}; this mlpbench reads 1 to {FORMAT}")
+    if not is_intact or content.get("format") != version:
         raise InputError(f"{path} is damaged: its content does not match its seal; make or send it again")
     try:
+        if version == 1:
+            flat = typed(FlatEnvironment, content.get("environment"), "environment")
+            content |= {"format": FORMAT, "environment": from_flat(flat)}
         certificate: Certificate = typed(Certificate, content, "certificate")
     except DamageError as error:
         raise InputError(f"{path} is not a complete certificate: {error}") from None

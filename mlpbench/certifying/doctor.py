@@ -32,6 +32,8 @@ from mlpbench.certifying.probes import PROBES, SIZES, Compute, Draw
 from mlpbench.engines.portable import known_answers
 from mlpbench.errors import InputError
 from mlpbench.machine.environment import current
+from mlpbench.records.environment import decides
+from mlpbench.records.facts import Decides
 from mlpbench.workload.digest import digest
 
 DETERMINISTIC = "torch.use_deterministic_algorithms(True)"
@@ -149,7 +151,8 @@ def examine(device: torch.device, *, quick: bool) -> Examination:
 
 def _write_table() -> None:
     """Write the reference table from the readings of this machine."""
-    environment = {n: getattr(current(), n) for n in ("torch", "architecture", "cpu_model", "cpu_capability", "os")}
+    facts = current().texts()
+    environment = {name: text for name, text in facts.items() if decides(name) & (Decides.CPU | Decides.BITS)}
     readings = _read_all([AS_IT_IS, *settings()], torch.device("cpu"), 1)
     usual = readings.pop(AS_IT_IS).one_thread
     changes = {

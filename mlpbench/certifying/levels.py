@@ -1,76 +1,55 @@
 """Judge how widely the same bits are reproduced: levels, each confirmed by equal certificates of the same run."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations
 
 from mlpbench.certifying.certificate import Certificate
 from mlpbench.certifying.divergence import Divergence, check_same_run, first_divergence
-from mlpbench.config import format_value
+from mlpbench.certifying.scope import LEVELS, scope
 from mlpbench.errors import InputError
-from mlpbench.records.kinds import Environment
-
-LEVELS = {
-    1: "this machine",
-    2: "any thread count",
-    3: "any CPU and vector level",
-    4: "PyTorch versions",
-    5: "x86 and ARM",
-    6: "CPU and GPU",
-    7: "any world size",
-}
-
-# Environment variables that make a library use other kernels.
-_KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+from mlpbench.records.environment import CPU, Likeness, Sameness, compare, decides
+from mlpbench.records.facts import Decides
 
 
-def environment_differences(one: Certificate, other: Certificate) -> dict[str, tuple[str, str]]:
-    """Return the differences between the machines and stacks of two certificates, by field.
-
-    Environment variables have their own names. A missing one is `-`.
-    """
+def compare_surroundings(one: Certificate, other: Certificate) -> Likeness:
+    """Compare the machines, stacks and settings of two certificates; environment variables have their own names."""
     ours, theirs = surroundings(one), surroundings(other)
-    return {
-        name: (ours.get(name, "-"), theirs.get(name, "-"))
-        for name in dict.fromkeys((*ours, *theirs))
-        if ours.get(name, "-") != theirs.get(name, "-")
-    }
+    return compare(ours, theirs, dict.fromkeys((*ours, *theirs)))
 
 
 def surroundings(certificate: Certificate) -> dict[str, str]:
-    """Return the machine, the stack and the settings of a certificate, by field; an absent value is `none`.
+    """Return the machine, the stack, the source and the settings of a certificate, by fact; without unknown facts.
 
-    Environment variables have their own names.
+    The thread count is that of the run.
     """
-    environment = certificate.environment
-    machine = {
-        f.name: format_value(getattr(environment, f.name))
-        for f in fields(Environment)
-        if f.name not in ("variables", "num_threads")
-    }
-    config = certificate.config
+    environment, config = certificate.environment, certificate.config
+    variables = dict(environment.stack.variables)
+    facts = {name: text for name, text in environment.texts().items() if name not in variables}
+    own = {"mlpbench": environment.mlpbench, "source": environment.source}
     settings = {"engine": config.engine, "device": config.device, "num_threads": str(certificate.num_threads)}
-    return machine | settings | dict(environment.variables)
+    return facts | own | settings | variables
 
 
 def confirmed_levels(one: Certificate, other: Certificate) -> tuple[int, ...]:
     """Return the levels that are confirmed if these two certificates are equal.
 
-    L1 is among them if both are of one machine. Each kind of difference between them adds its level. Thread counts and
-    vector levels do not count between two runs on GPUs.
+    L1 is among them unless the two are known to be of two machines; `scope` says if it is known that they are of one.
+    Each kind of difference between them adds its level. Thread counts and vector levels do not count between two runs
+    on GPUs.
     """
-    differences = environment_differences(one, other)
+    differing = compare_surroundings(one, other).differing
     are_on_gpus = one.config.device == other.config.device == "cuda"
     fields_of = {
         2: () if are_on_gpus else ("num_threads",),
-        3: () if are_on_gpus else ("cpu_model", "cpu_capability"),
+        3: () if are_on_gpus else (*CPU, "cpu_capability"),
         4: ("torch",),
         5: ("architecture",),
         6: ("device",),
     }
-    levels = [level for level, names in fields_of.items() if any(name in differences for name in names)]
-    is_one_machine = one.environment.machine == other.environment.machine and 5 not in levels
-    return (1, *levels) if is_one_machine else tuple(levels)
+    levels = [level for level, names in fields_of.items() if any(name in differing for name in names)]
+    sameness = one.environment.hardware.compare(other.environment.hardware).sameness
+    return tuple(levels) if sameness is Sameness.DIFFERENT else (1, *levels)
 
 
 def _refuted(one: Certificate, other: Certificate) -> int:
@@ -78,12 +57,12 @@ def _refuted(one: Certificate, other: Certificate) -> int:
 
     It is at least L3 if a variable made a library use other kernels, because these may be the cause. Equality with
     other kernels does not confirm L3, because the processor is the same. It is also L3 if the machines differ only in
-    something that has no level.
+    something that has no level, or if one certificate does not tell the generation of its processor and the other does.
     """
-    differences = environment_differences(one, other)
     levels = confirmed_levels(one, other)
-    may_use_other_kernels = any(name in differences for name in _KERNELS) or not levels
-    return max(*levels, 3 if may_use_other_kernels else 1, 1)
+    may_use_other_kernels = any(Decides.KERNELS in decides(name) for name in compare_surroundings(one, other).differing)
+    may_be_other_processors = bool(one.environment.hardware.compare(other.environment.hardware).one_sided)
+    return max(*levels, 3 if may_use_other_kernels or may_be_other_processors or not levels else 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +89,8 @@ class LevelResult:
     """The number of diverged pairs that refute this level."""
     first: Divergence | None
     """The divergence of the earliest of those."""
+    scope: str
+    """What the equal pairs differ in, and how many of each: `2 thread counts (1, 2)`."""
 
 
 def runs(certificates: Iterable[Certificate]) -> list[list[Certificate]]:
@@ -165,6 +146,7 @@ def judge_levels(pairs_of_run: Iterable[Pair]) -> list[LevelResult]:
                 num_equal=len(equal),
                 num_diverged=len(diverged),
                 first=diverged[0].divergence if diverged else None,
+                scope=scope(level, [(pair.one, pair.other) for pair in equal]),
             )
         )
     return results

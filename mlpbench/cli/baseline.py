@@ -42,5 +42,5 @@ def _print_baseline(parsed: argparse.Namespace, path: Path) -> None:
     num_processes = max(len(of_one.processes) for of_one in evidence.values())
     say(
         f"{path.stem}: {len(evidence)} benchmarks, up to {num_processes} processes, {session.started_at}, "
-        f"commit {session.environment.commit}, torch {session.environment.torch}"
+        f"commit {session.environment.commit}, torch {session.environment.stack.torch}"
     )

@@ -1,8 +1,9 @@
 """Judge NEW against BASE; the exit code is the gate."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlpbench.cli.exits import Answer
 from mlpbench.cli.gate import add_gate, margins_of, show, show_plan
@@ -34,16 +35,18 @@ def run(parsed: argparse.Namespace) -> Answer:
     if parsed.new is None:
         return _judge_plan(parsed)
     check_outputs(parsed)
-    new, machine, problems = _load_side(parsed.new, None, parsed.results)
-    base, _, base_problems = _load_side(parsed.base, machine, parsed.results)
-    note_problems(parsed, problems + base_problems)
-    for benchmark in base.keys() & new.keys():
-        ones, others = base[benchmark].processes, new[benchmark].processes
+    new = _load_side(parsed.new, None, parsed.results)
+    base = _load_side(parsed.base, new.machine, parsed.results)
+    note_problems(parsed, [*new.problems, *base.problems])
+    for benchmark in base.evidence.keys() & new.evidence.keys():
+        ones, others = base.evidence[benchmark].processes, new.evidence[benchmark].processes
         if benchmark.metric is Metric.SECONDS and any(ones[key] == others[key] for key in ones.keys() & others.keys()):
             raise InputError(
                 f"{parsed.new} contains the same measurements as {parsed.base} (nothing to compare): {benchmark.name}"
             )
-    judgement = judge(base, new, margins_of(parsed, _noise_ratio(parsed.results, machine)))
+    margins = margins_of(parsed, _noise_ratio(parsed.results, new.machine))
+    left_out = tuple(f"{name}: {side.left_out}" for name, side in (("BASE", base), ("NEW", new)) if side.left_out)
+    judgement = replace(judge(base.evidence, new.evidence, margins), left_out=left_out)
     command = command_of(parsed, keep_paths=True)
     return show(parsed, judgement, f"{parsed.new} against {parsed.base}", (command,))
 
@@ -59,14 +62,22 @@ def _judge_plan(parsed: argparse.Namespace) -> Answer:
     return show_plan(parsed, results, plan, Path(parsed.base))
 
 
-def _load_side(text: str, machine: str | None, root: Path) -> "tuple[dict[Benchmark, Evidence], str | None, list[str]]":
-    """Load a path, or the baseline of `machine`.
+class _Side(NamedTuple):
+    """Hold what was loaded of one side."""
 
-    Returns:
-        The evidence of each benchmark, the name of the machine, and a line for each damaged file.
-    """
+    evidence: "dict[Benchmark, Evidence]"
+    machine: str | None
+    """The name of the machine; None if the files do not tell it."""
+    problems: list[str]
+    """A line for each damaged file."""
+    left_out: str | None
+    """How many processes are not judged, and why."""
+
+
+def _load_side(text: str, machine: str | None, root: Path) -> _Side:
+    """Load a path, or the baseline of `machine`."""
     from mlpbench.judging import baseline, formats
-    from mlpbench.judging.evidence import collect
+    from mlpbench.judging.evidence import collect, left_out
     from mlpbench.records.store import load
 
     if text == "baseline" and not Path(text).exists():
@@ -77,9 +88,10 @@ def _load_side(text: str, machine: str | None, root: Path) -> "tuple[dict[Benchm
         path = Path(text)
     foreign = formats.json_files(path)
     if foreign and not (path.is_dir() and any(path.rglob("*.jsonl"))):
-        return formats.load_pytest_benchmark(foreign), None, []
+        return _Side(formats.load_pytest_benchmark(foreign), None, [], None)
     results = load([path])
-    return collect(results), results.newest_session.environment.machine, list(results.problems)
+    machine = results.newest_session.environment.machine
+    return _Side(collect(results), machine, list(results.problems), left_out(results))
 
 
 def _noise_ratio(root: Path, machine: str | None) -> float:
@@ -90,5 +102,6 @@ def _noise_ratio(root: Path, machine: str | None) -> float:
     if machine is None or next(folder.rglob("*.jsonl"), None) is None:
         return 1.0
     results = load([folder])
-    last = max(results.noises, key=lambda noise: results.sessions[noise.session].started_at, default=None)
-    return max((noise.floor_ratio for noise in results.noises if last and noise.session == last.session), default=1.0)
+    noises = [noise for noise in results.noises if results.sessions[noise.session].environment.machine == machine]
+    last = max(noises, key=lambda noise: results.sessions[noise.session].started_at, default=None)
+    return max((noise.floor_ratio for noise in noises if last and noise.session == last.session), default=1.0)

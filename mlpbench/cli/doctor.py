@@ -22,6 +22,7 @@ def run(parsed: argparse.Namespace) -> Answer:
     from mlpbench.certifying import doctor
     from mlpbench.certifying.examination import defects
     from mlpbench.machine.environment import current, resolve_device
+    from mlpbench.records.environment import UNKNOWN
     from mlpbench.reporting import terminal
 
     device = resolve_device(parsed.device)
@@ -29,8 +30,9 @@ def run(parsed: argparse.Namespace) -> Answer:
         print("mlpbench: examining settings takes about 20 s; --quick leaves it out", file=sys.stderr)
     examination = doctor.examine(device, quick=parsed.quick)
     environment = current()
-    machine = {name: getattr(environment, name) for name in examination.table.environment}
-    variables = [f"{name}={value}" for name, value in environment.variables]
+    facts = environment.texts() | {"cpu_model": environment.hardware.cpu}
+    machine = {name: facts.get(name, UNKNOWN) for name in examination.table.environment}
+    variables = [f"{name}={value}" for name, value in environment.stack.variables]
     console = terminal.console()
     for line in (
         "Do this machine's floating-point results match the reference, and which settings change them?",

@@ -17,11 +17,13 @@ def run(parsed: argparse.Namespace) -> None:
     from mlpbench.machine import environment
 
     current = environment.current()
-    content = dataclasses.asdict(current) | {"variables": dict(current.variables), "machine": current.machine}
+    content = dataclasses.asdict(current) | {"machine": current.machine}
+    content["hardware"]["caches"] = None if current.hardware.caches is None else dict(current.hardware.caches)
+    content["stack"]["variables"] = dict(current.stack.variables)
     if parsed.peaks:
         from mlpbench.machine import peaks
 
-        devices = ["cpu", "cuda"] if current.gpu_model else ["cpu"]
+        devices = ["cpu", "cuda"] if current.hardware.has_gpu else ["cpu"]
         rates = [peak for device in devices for peak in peaks.measure("-", environment.resolve_device(device))]
         content["peaks"] = [{k: v for k, v in dataclasses.asdict(peak).items() if k != "session"} for peak in rates]
     print(json.dumps(content, indent=2))

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,6 @@ def run(parsed: argparse.Namespace) -> Answer:
     """Compare two certificates, the second one made here unless it is given, and print where they first differ."""
     from mlpbench.certifying import certificate
     from mlpbench.certifying.divergence import drift, first_divergence
-    from mlpbench.certifying.levels import environment_differences
     from mlpbench.cli.output import make_folder, say
 
     given = certificate.read(parsed.certificate)
@@ -49,11 +49,8 @@ def run(parsed: argparse.Namespace) -> Answer:
             certificate.write(path, own)
             say(f"This run was saved as: {path}")
     second = parsed.other.name if parsed.other else "this run"
-    differences = environment_differences(given, own)
-    for name, (theirs, ours) in differences.items():
-        say(f"{name}: certificate {theirs}, {second} {ours}")
-    if not differences:
-        say("machine and software stack are the same")
+    for line in _surroundings(given, own, second):
+        say(line)
     divergence = first_divergence(given, own)
     if divergence is None:
         say(_agreement(given, own))
@@ -85,13 +82,32 @@ def _run_again(parsed: argparse.Namespace, given: "Certificate") -> "Certificate
     return certify(config, given.num_steps, given.zoom)
 
 
+def _surroundings(given: "Certificate", own: "Certificate", second: str) -> Iterator[str]:
+    """Yield the lines on the differences between the machines and stacks, and on what is not known about them."""
+    from mlpbench.certifying.levels import compare_surroundings
+
+    likeness = compare_surroundings(given, own)
+    for name, (theirs, ours) in likeness.differing.items():
+        yield f"{name}: certificate {theirs}, {second} {ours}"
+    machines = given.environment.hardware.compare(own.environment.hardware)
+    unknown = list(dict.fromkeys((*machines.unknown, *likeness.unknown)))
+    if unknown:
+        yield f"not recorded in both certificates: {', '.join(unknown)}"
+    if machines.unknown and not machines.differing:
+        yield "so it is not known whether both are of one machine"
+    if not unknown and not likeness.differing:
+        yield "machine and software stack are the same"
+
+
 def _agreement(given: "Certificate", own: "Certificate") -> str:
-    from mlpbench.certifying.levels import LEVELS, confirmed_levels
+    from mlpbench.certifying.levels import confirmed_levels
+    from mlpbench.certifying.scope import scope
 
     shorter, longer = sorted((given.num_steps, own.num_steps))
     steps = f"{shorter} steps" if shorter == longer else f"the first {shorter} of {longer} steps"
-    levels = ", ".join(f"L{level} ({LEVELS[level]})" for level in confirmed_levels(given, own)) or "no level"
-    return f"verified: all bits equal over {steps} ({given.arithmetic}); confirms {levels}"
+    levels = [f"L{level} ({scope(level, [(given, own)])})" for level in confirmed_levels(given, own)]
+    confirmed = ", ".join(levels) or "no level"
+    return f"verified: all bits equal over {steps} ({given.arithmetic}); confirms {confirmed}"
 
 
 def _size(divergence: "Divergence") -> str:

@@ -8,13 +8,10 @@ from dataclasses import dataclass, field, replace
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
 from mlpbench.judging.metrics import Benchmark, Metric
-from mlpbench.records.kinds import Block, Environment, Measurement, Plan, Session
+from mlpbench.records.environment import Environment, Texts
+from mlpbench.records.kinds import Block, Measurement, Plan, Session
 from mlpbench.records.results import Results
 
-# Two times can be compared only if these fields of the environment agree.
-MACHINE = ("cpu_model", "architecture", "num_cpus", "cpu_capability", "gpu_model")
-# A difference in these fields changes the control workload itself, so that it is no control any more.
-STACK = ("torch", "cuda", "cudnn", "num_threads", "matmul_precision", "variables", "python")
 # An accuracy of 0 has no logarithm.
 _LEAST_ACCURACY = 1e-6
 
@@ -38,8 +35,8 @@ class ProcessEvidence:
 class Evidence:
     """Hold what all processes measured for one benchmark."""
 
-    environment: Mapping[str, str]
-    """The fields that must agree and those that may differ, as text."""
+    environment: Texts
+    """The facts about machine and stack; those that are unknown are left out."""
     processes: Mapping[str, ProcessEvidence]
     """By a key for each process; processes with equal keys on both sides are a pair."""
 
@@ -57,16 +54,10 @@ def _with_workload(name: str, config: RunConfig) -> str:
     return f"{name} {config}".removesuffix(" default")
 
 
-def environment_fields(environment: Environment) -> dict[str, str]:
-    """Return the fields, as text, that decide whether two measurements can be compared."""
-    return {name: str(getattr(environment, name)) for name in (*MACHINE, *STACK)}
-
-
 def collect(results: Results) -> dict[Benchmark, Evidence]:
     """Collect the processes of every benchmark from complete measurements of the newest environment and commit.
 
-    A benchmark that only an older commit or another stack has measured is left out. Uncommitted source is not one
-    commit, so that only its last run counts.
+    A benchmark that only an older commit or another stack has measured is left out; `left_out` says how much that is.
     """
     sessions = newest_sessions(results)
     entries = times(results, sessions.values())
@@ -96,21 +87,47 @@ def collect(results: Results) -> dict[Benchmark, Evidence]:
         processes = {key: value for session, key, value in values if session.id in sessions}
         if processes:
             environment = next(iter(sessions.values())).environment
-            evidence[benchmark] = Evidence(environment=environment_fields(environment), processes=processes)
+            evidence[benchmark] = Evidence(environment=environment.texts(), processes=processes)
     return evidence
 
 
 def newest_sessions(results: Results) -> dict[str, Session]:
-    """Return the sessions of the newest environment, by id; the sides of `ab` are left out and judged separately."""
+    """Return the sessions of the newest machine, stack and source, by id.
+
+    The sides of `ab` are left out and judged separately. Uncommitted source is not one source, so that only its last
+    run counts.
+    """
     sessions = [session for session in results.sessions.values() if not session.side]
     if not sessions:
         return {}
     last = max(sessions, key=lambda session: session.started_at)
+    facts = last.environment.measuring_facts()
     return {
         s.id: s
         for s in sessions
-        if s.environment == last.environment and (not last.environment.dirty or s.run == last.run)
+        if s.environment.measuring_facts() == facts and (not last.environment.dirty or s.run == last.run)
     }
+
+
+def left_out(results: Results) -> str | None:
+    """Say how many processes `collect` leaves out, and in which facts they differ; None if it uses all of them."""
+    newest = newest_sessions(results)
+    others = [s for s in results.sessions.values() if not s.side and s.id not in newest]
+    if not others:
+        return None
+    used = next(iter(newest.values())).environment
+    reasons: dict[str, None] = {}
+    for environment in dict.fromkeys(session.environment for session in others):
+        reasons |= dict.fromkeys(_differing_facts(used, environment) or ["run of changed source"])
+    return (
+        f"{len(others)} of {len(others) + len(newest)} processes, which differ from the newest in: {', '.join(reasons)}"
+    )
+
+
+def _differing_facts(one: Environment, other: Environment) -> list[str]:
+    """Return the facts for which two environments are not one; a fact that only one of them has is such a fact."""
+    ours, theirs = one.measuring_facts(), other.measuring_facts()
+    return [name for name in dict.fromkeys((*ours, *theirs)) if ours.get(name) != theirs.get(name)]
 
 
 def sides(results: Results, plan: Plan) -> tuple[dict[Benchmark, Evidence], dict[Benchmark, Evidence]]:
@@ -123,16 +140,18 @@ def sides(results: Results, plan: Plan) -> tuple[dict[Benchmark, Evidence], dict
     both: list[dict[Benchmark, Evidence]] = []
     for side in ("a", "b"):
         sessions = [s for s in results.sessions.values() if s.run == plan.id and s.side == side]
-        if any(s.environment != sessions[0].environment for s in sessions):
-            raise InputError(
-                f"side {side} was measured in different environments: the source or the machine changed in between; "
-                "measure again from the start"
-            )
+        for environment in dict.fromkeys(session.environment for session in sessions):
+            facts = _differing_facts(sessions[0].environment, environment)
+            if facts:
+                raise InputError(
+                    f"side {side} was measured in different environments ({', '.join(facts)}): the source or the "
+                    "machine changed in between; measure again from the start"
+                )
         entries = times(results, sessions, name=lambda m: f"{m.suite}/{m.operation}")
         both.append(
             {
                 benchmark: Evidence(
-                    environment=environment_fields(values[-1][0].environment),
+                    environment=values[-1][0].environment.texts(),
                     processes={str(session.process // 2): value for session, _, value in values},
                 )
                 for benchmark, values in entries.items()

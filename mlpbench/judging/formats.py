@@ -13,6 +13,7 @@ from typing import Any, TypeGuard, TypeVar
 from mlpbench.errors import InputError
 from mlpbench.judging.evidence import Evidence, ProcessEvidence, benchmark_name, collect, newest_sessions
 from mlpbench.judging.metrics import Benchmark, Metric
+from mlpbench.records.facts import vector_flags
 from mlpbench.records.kinds import Block, Measurement, Session
 from mlpbench.records.results import Results
 
@@ -66,15 +67,16 @@ def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Benchmark, Evidence]:
     processes: dict[str, dict[str, ProcessEvidence]] = {}
     for position, (content, where) in enumerate(contents.items()):
         document = _document(content, where)
-        for field, value in _environment(document, where).items():
+        for field, value in _environment(document).items():
             source.setdefault(field, where)
             if (first := environment.setdefault(field, value)) != value:
                 hint = "give files of one machine, one Python and one commit"
                 raise InputError(f"{where}: {field} is {value}, but {first} in {source[field]}; {hint}")
         for name, evidence in _benchmarks(document["benchmarks"], where).items():
             processes.setdefault(name, {})[str(position)] = evidence
+    facts = {name: value for name, value in environment.items() if name != "commit"}
     return {
-        Benchmark(Metric.SECONDS, name): Evidence(environment=environment, processes=by_position)
+        Benchmark(Metric.SECONDS, name): Evidence(environment=facts, processes=by_position)
         for name, by_position in processes.items()
     }
 
@@ -109,20 +111,41 @@ def _member(holder: Any, name: str, kind: type[T], where: str) -> T | None:
     raise InputError(f"{where}: {name} is not {_KINDS[kind]}; {_HINT}")
 
 
-def _environment(document: dict[str, Any], where: str) -> dict[str, str]:
-    """Return the description of the machine, under the names by which results are compared."""
-    info = _member(document, "machine_info", dict, where) or {}
-    cpu = _member(info, "cpu", dict, where) or {}
-    machine = _member(info, "machine", str, where)
-    brand = _member(cpu, "brand_raw", str, where) or _member(cpu, "brand", str, where)
-    fields = {
-        "cpu_model": brand or _member(info, "processor", str, where) or machine,
-        "architecture": machine,
-        "num_cpus": _member(cpu, "count", int, where),
-        "python": _member(info, "python_version", str, where),
-        "commit": _member(_member(document, "commit_info", dict, where) or {}, "id", str, where),
+def _environment(document: dict[str, Any]) -> dict[str, str]:
+    """Return the facts about the machine, under the names by which results are compared, and the commit.
+
+    Hooks of other projects may write anything here. So a value of another type is unknown, and refuses no file.
+    """
+    info = _object(document.get("machine_info"))
+    # A hook may give the name of the processor in place of its description.
+    cpu = _object(info.get("cpu")) or {"brand_raw": info.get("cpu")}
+    flags = cpu.get("flags")
+    is_list = isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)
+    facts = {
+        "cpu_model": _first(str, cpu.get("brand_raw"), cpu.get("brand"), info.get("processor"), info.get("machine")),
+        "cpu_vendor": _first(str, cpu.get("vendor_id_raw"), cpu.get("vendor_id")),
+        "cpu_family": _first(int, cpu.get("family")),
+        "cpu_model_number": _first(int, cpu.get("model")),
+        "cpu_stepping": _first(int, cpu.get("stepping")),
+        "architecture": _first(str, info.get("machine")),
+        "num_cpus": _first(int, cpu.get("count")) or None,
+        "vector_flags": " ".join(vector_flags(flags)) if is_list and flags else None,
+        "cpuinfo_l2_cache": _first(int, cpu.get("l2_cache_size")),
+        "cpuinfo_l3_cache": _first(int, cpu.get("l3_cache_size")),
+        "python": _first(str, info.get("python_version")),
+        "commit": _first(str, _object(document.get("commit_info")).get("id")),
     }
-    return {field: _one_line(str(value)) for field, value in fields.items() if value}
+    return {name: _one_line(str(value)) for name, value in facts.items() if value is not None}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return the value if it is an object of JSON, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _first(kind: type[T], *values: Any) -> T | None:
+    """Return the first value of that type that is not empty; None if there is none. Zero is a number."""
+    return next((value for value in values if type(value) is kind and value != ""), None)
 
 
 def _benchmarks(benchmarks: list[Any], where: str) -> dict[str, ProcessEvidence]:
@@ -173,13 +196,24 @@ def to_pytest_benchmark(results: Results) -> dict[str, Any]:
         raise InputError("no finished measurements to export; `pytest bench/` measures some")
     last, env = finished[-1][0], finished[-1][0].environment
     newest = {benchmark_name(m): (s, m, blocks) for s, m, blocks in finished}
-    system, _, release = env.os.partition(" ")
-    python = {"python_version": env.python, "python_implementation": "", "python_compiler": "", "python_build": []}
-    machine = {"node": "", "processor": "", "machine": env.architecture, "system": system, "release": release}
-    cpu = {"brand_raw": env.cpu_model, "arch": env.architecture, "count": env.num_cpus}
+    hardware, stack = env.hardware, env.stack
+    system, _, release = stack.os.partition(" ")
+    python = {"python_version": stack.python, "python_implementation": "", "python_compiler": "", "python_build": []}
+    machine = {"node": "", "processor": "", "machine": hardware.architecture, "system": system, "release": release}
+    # As py-cpuinfo names them.
+    cpu = {
+        "brand_raw": hardware.cpu_model,
+        "vendor_id_raw": hardware.cpu_vendor,
+        "family": hardware.cpu_family,
+        "model": hardware.cpu_model_number,
+        "stepping": hardware.cpu_stepping,
+        "arch": hardware.architecture,
+        "count": hardware.num_cpus or stack.num_allowed_cpus,
+        "flags": None if hardware.vector_flags is None else list(hardware.vector_flags),
+    }
     commit = {"id": env.commit, "time": None, "author_time": None, "dirty": env.dirty}
     return {
-        "machine_info": machine | python | {"cpu": cpu},
+        "machine_info": machine | python | {"cpu": {name: value for name, value in cpu.items() if value is not None}},
         "commit_info": commit | {"project": "mlpbench", "branch": "(unknown)"},
         "benchmarks": [_benchmark(name, *newest[name]) for name in sorted(newest)],
         "datetime": last.started_at,
@@ -254,7 +288,7 @@ def to_github_action_benchmark(results: Results) -> list[dict[str, Any]]:
             env = results.sessions[next(iter(processes))].environment
             values, unit_of_range = [process.value * scale for process in processes.values()], "processes"
             entry = {"name": name, "unit": unit, "value": float(f"{statistics.median(values):.6g}")}
-            extra = f"{env.machine}; torch {env.torch}; processes: {len(values)}"
+            extra = f"{env.machine}; torch {env.stack.torch}; processes: {len(values)}"
             if len(values) == 1:
                 (process,) = processes.values()
                 values, unit_of_range = [time * scale for time in process.rounds.values()], "rounds"

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlpbench.judging import statistics as stats
-from mlpbench.judging.evidence import MACHINE, STACK, Evidence, ProcessEvidence, sides
+from mlpbench.judging.evidence import Evidence, ProcessEvidence, sides
 from mlpbench.judging.metrics import Benchmark, Metric, Verdict
+from mlpbench.records.environment import compare, compare_machines, in_words
 from mlpbench.records.kinds import Plan
 from mlpbench.records.results import Results
 
@@ -75,6 +76,10 @@ class Judgement:
     """Benchmarks whose machines cannot be compared, with the fields that differ."""
     different: tuple[str, ...] = ()
     """Differences of the stack, which may be the subject of the comparison."""
+    unknown_machine: tuple[str, ...] = ()
+    """Facts without which it is not known whether both sides are of one machine."""
+    left_out: tuple[str, ...] = ()
+    """For each side with processes that are not judged: how many, and why."""
     unreplicated: tuple[str, ...] = ()
     """Benchmarks with only one process on a side, which get no verdict."""
 
@@ -129,7 +134,7 @@ def judge(
     *,
     is_paired: bool = False,
     has_control: bool = True,
-    machine: Iterable[str] = MACHINE,
+    must_be_one_machine: bool = True,
     alpha: float = ALPHA,
 ) -> Judgement:
     """Compare the benchmarks that both sides have measured.
@@ -145,14 +150,15 @@ def judge(
         is_paired: processes with equal keys were interleaved.
         has_control: the control workload of a pair may explain a difference between its processes. False where the
             sides differ in a setting that may change the control itself.
-        machine: the fields of the environment that must agree.
+        must_be_one_machine: benchmarks of machines that are known to differ get no verdict.
         alpha: the probability of any false slower or faster.
     """
     both = [benchmark for benchmark in base if benchmark in new]
-    incomparable = {i: _differing(base[i], new[i], machine) for i in both}
+    incomparable = {i: _other_machine(base[i], new[i]) if must_be_one_machine else "" for i in both}
     unreplicated = [i for i in both if not incomparable[i] and not _is_replicated(i, base[i], new[i])]
     judged = [i for i in both if not incomparable[i] and i not in unreplicated]
-    stack = {i: _differing(base[i], new[i], (*MACHINE, *STACK)) for i in judged}
+    stack = {i: _differing(base[i], new[i]) for i in judged}
+    unknown = [_unknown(base[i], new[i]) for i in judged if must_be_one_machine]
     bits = [_compare_bits(i, base[i], new[i]) for i in judged if not i.metric.is_statistical]
     family = [i for i in judged if i.metric.is_statistical]
     effects = [
@@ -185,6 +191,7 @@ def judge(
         changed=changed,
         incomparable=tuple(f"{i}: {fields}" for i, fields in incomparable.items() if fields),
         different=tuple(dict.fromkeys(fields for fields in stack.values() if fields)),
+        unknown_machine=tuple(dict.fromkeys(name for names in unknown for name in names)),
         unreplicated=tuple(map(str, unreplicated)),
     )
 
@@ -240,14 +247,23 @@ def _compare_bits(benchmark: Benchmark, base: Evidence, new: Evidence) -> Compar
     )
 
 
-def _differing(base: Evidence, new: Evidence, names: Iterable[str]) -> str:
-    """Return the fields that differ, as text with both values; empty if none does."""
+def _other_machine(base: Evidence, new: Evidence) -> str:
+    """Return the facts that show that the sides are of two machines, with both values; empty if none does."""
+    return in_words(compare_machines(base.environment, new.environment).differing)
+
+
+def _differing(base: Evidence, new: Evidence) -> str:
+    """Return the facts that are known to differ, as text with both values; empty if none does."""
     one, other = base.environment, new.environment
-    return "; ".join(
-        f"{name} {one[name]} → {other[name]}"
-        for name in names
-        if name in one and name in other and one[name] != other[name]
-    )
+    names = [name for name in dict.fromkeys((*one, *other)) if one and other]
+    return in_words(compare(one, other, names).differing)
+
+
+def _unknown(base: Evidence, new: Evidence) -> tuple[str, ...]:
+    """Return the facts without which it is not known whether the sides are of one machine."""
+    if not (base.environment or new.environment):
+        return ()
+    return compare_machines(base.environment, new.environment).unknown
 
 
 def _is_replicated(benchmark: Benchmark, base: Evidence, new: Evidence) -> bool:
@@ -367,6 +383,6 @@ def judge_plan(results: Results, plan: Plan, margins: Margins) -> Judgement:
         margins,
         is_paired=plan.interleaved,
         has_control=not any(label.startswith(_TOUCHES_CONTROL) for label in (*plan.a, *plan.b)),
-        machine=(),
+        must_be_one_machine=False,
         alpha=ALPHA / len(looks(plan.pairs)) if plan.interleaved else ALPHA,
     )

@@ -110,7 +110,7 @@ def _setting_findings(conditions: Conditions) -> list[Finding]:
     """Judge the settings of the CPUs, the GPU and the process."""
     names = governors()
     clock_text = "not slowed down" if conditions.gpu_clock_hz else "not available (needs a GPU and nvidia-ml-py)"
-    environment = current()
+    stack = current().stack
     return [
         Finding(
             name="frequency governor",
@@ -126,8 +126,8 @@ def _setting_findings(conditions: Conditions) -> list[Finding]:
         ),
         Finding(
             name="threads",
-            is_fit=environment.num_threads <= environment.num_cpus,
-            observation=f"{environment.num_threads} threads on {environment.num_cpus} CPUs",
+            is_fit=stack.num_threads <= stack.num_allowed_cpus,
+            observation=f"{stack.num_threads} threads on {stack.num_allowed_cpus} CPUs",
             advice="use fewer threads: --set num_threads=N or the variable OMP_NUM_THREADS",
         ),
         *(

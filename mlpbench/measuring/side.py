@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from mlpbench.config import RunConfig, override, without_paths
 from mlpbench.errors import InputError
+from mlpbench.machine import source
 
 SIDES = ("a", "b")
 _PREFIX = "mlpbench-"
@@ -38,7 +38,9 @@ class Side:
         if self.commit:
             labels.append(f"commit={self.commit}")
         if self.interpreter != sys.executable:
-            labels.append(f"python={without_paths(self.interpreter)}")
+            # Not resolved: two virtual environments may share the file of their Python.
+            path = str(Path(shutil.which(self.interpreter) or self.interpreter).absolute())
+            labels.append(f"python={without_paths(path, reads_files=False)}")
         return tuple(labels)
 
 
@@ -82,22 +84,22 @@ def worktree(commit: str | None) -> Iterator[Path | None]:
     _remove_left_worktrees()
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
         path = Path(folder) / "source"
-        _git("worktree", "add", "--quiet", "--detach", str(path), commit)
+        source.git("worktree", "add", "--quiet", "--detach", str(path), commit)
         try:
             yield path
         finally:
             with suppress(InputError):
-                _git("worktree", "remove", "--force", str(path))
+                source.git("worktree", "remove", "--force", str(path))
 
 
 def _remove_left_worktrees() -> None:
     """Remove the worktrees of processes that were killed; their names hold the process that made them."""
-    for line in _git("worktree", "list", "--porcelain").splitlines():
+    for line in source.git("worktree", "list", "--porcelain").splitlines():
         path = Path(line.removeprefix("worktree "))
         maker = path.parent.name.removeprefix(_PREFIX).partition("-")[0]
         if path.parent.name.startswith(_PREFIX) and maker.isdecimal() and not _is_running(int(maker)):
             with suppress(InputError):
-                _git("worktree", "remove", "--force", str(path))
+                source.git("worktree", "remove", "--force", str(path))
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
@@ -119,25 +121,11 @@ def _hash(revision: str) -> str:
     Raises:
         InputError: if this folder is in no git repository, or if Git does not know the revision.
     """
+    if shutil.which("git") is None:
+        raise InputError("cannot run git (it is not installed); a side with commit=REVISION needs it")
     # Fails outside a repository, so that the error below is about the revision.
-    _git("rev-parse", "--git-dir")
+    source.git("rev-parse", "--git-dir")
     try:
-        return _git("rev-parse", "--verify", "--short=12", f"{revision}^{{commit}}")
+        return source.git("rev-parse", "--verify", "--short=12", f"{revision}^{{commit}}")
     except InputError:
         raise InputError(f"Git knows no commit or branch {revision!r}; `git log --oneline` lists commits") from None
-
-
-def _git(*arguments: str) -> str:
-    """Run git, and return its output.
-
-    Raises:
-        InputError: if git is missing, or fails.
-    """
-    try:
-        process = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    except OSError as error:
-        raise InputError(f"cannot run git ({error.strerror}); a side with commit=REVISION needs it") from None
-    if process.returncode:
-        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise InputError(f"git {arguments[0]} failed: {lines[-1].removeprefix('fatal: ')}")
-    return process.stdout.strip()

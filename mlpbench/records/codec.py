@@ -13,7 +13,7 @@ from mlpbench.errors import InputError
 from mlpbench.records import ranges
 from mlpbench.records.kinds import KINDS, Record
 
-SCHEMA = 2
+SCHEMA = 3
 """The schema that `encode` writes; `decode` also reads every older one."""
 
 # No count and no time is larger, and a float could not hold an arbitrarily large number.
@@ -87,7 +87,7 @@ def decode(line: str) -> Record:
             raise DamageError("its checksum does not match its content")
         del content["crc32"]
     if schema < SCHEMA:
-        content |= _values_before(KINDS[kind], content, schema)
+        content |= _values_before(KINDS[kind], content, schema) | _converted(KINDS[kind], content, schema)
     record: Record = typed(KINDS[kind], content, kind)
     return record
 
@@ -105,6 +105,16 @@ def _values_before(record_type: type[Record], content: dict[str, Any], schema: i
             raise DamageError(f"{record_type.kind} of schema {schema} has {f.name!r}, a field of schema {since}")
     values = {f.name: f.metadata["before"] for f in newer}
     return {name: value(content) if callable(value) else value for name, value in values.items()}
+
+
+def _converted(record_type: type[Record], content: dict[str, Any], schema: int) -> dict[str, Any]:
+    """Return the fields whose type changed after `schema`, converted to their present type.
+
+    Raises:
+        DamageError: if the value of such a field does not have the type of that schema.
+    """
+    changed = [f for f in fields(record_type) if f.metadata.get("changed", 1) > schema and f.name in content]
+    return {f.name: f.metadata["convert"](typed(f.metadata["before"], content[f.name], f.name)) for f in changed}
 
 
 def typed(hint: Any, value: Any, where: str) -> Any:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 from mlpbench.config import Clock, RunConfig
 from mlpbench.errors import InputError
+from mlpbench.records.environment import Environment
+from mlpbench.records.flat_environment import FlatEnvironment, from_flat
 from mlpbench.records.ranges import (
     Amount,
     Count,
@@ -61,7 +63,18 @@ def added_in(schema: int, *, before: Any, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"since": schema, "before": before})
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, added_in))
+def changed_in(schema: int, *, before: type, convert: Callable[[Any], Any]) -> Any:
+    """Declare a field whose type changed with a schema of the file format.
+
+    Args:
+        schema: The first schema that has the present type.
+        before: The type of its value in a line of an older schema.
+        convert: A function from that type to the present one.
+    """
+    return field(metadata={"changed": schema, "before": before, "convert": convert})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, added_in, changed_in))
 def record(kind: str, *, points_to: str | None = "session", key: str | None = None) -> Callable[[type[R]], type[R]]:
     """Return a decorator that makes a class a kind of record, and enters it in `KINDS`.
 
@@ -76,48 +89,6 @@ def record(kind: str, *, points_to: str | None = "session", key: str | None = No
         return frozen
 
     return register
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Environment:
-    """Describe the machine and the software that can change a time or a bit. It has no host, user or path names."""
-
-    cpu_model: str
-    architecture: str
-    num_cpus: int
-    """CPUs that this process may use."""
-    cpu_capability: str
-    """The vector level that PyTorch chose its kernels for."""
-    memory_bytes: int
-    gpu_model: str | None
-    gpu_memory_bytes: int | None
-    os: str
-    python: str
-    torch: str
-    torchvision: str
-    numpy: str
-    cuda: str | None
-    cudnn: str | None
-    num_threads: int
-    """Intra-op threads, as PyTorch chose them."""
-    matmul_precision: str
-    """The precision of float32 products."""
-    deterministic_algorithms: bool
-    variables: tuple[tuple[str, str], ...]
-    """Environment variables that are set and can change times or bits, as pairs of name and value."""
-    mlpbench: str
-    """The version of mlpbench."""
-    commit: str
-    """The commit of the mlpbench source, or the version if the installation has no commit."""
-    dirty: bool
-    """True if the source differs from that commit."""
-
-    @property
-    def machine(self) -> str:
-        """Return a readable name of the hardware alone, for example `amd-epyc-9b14-2cpu`."""
-        text = f"{self.cpu_model} {self.num_cpus}cpu {self.gpu_model or ''}"
-        ascii_text = "".join(c if c.isascii() and c.isalnum() else " " for c in text.lower())
-        return "-".join(ascii_text.split())
 
 
 @record("session", points_to=None, key="id")
@@ -135,7 +106,7 @@ class Session(Record):
     """UTC, ISO 8601."""
     command: str
     preset: str
-    environment: Environment
+    environment: Environment = changed_in(3, before=FlatEnvironment, convert=from_flat)
 
 
 @record("plan", points_to=None, key="id")

@@ -5,6 +5,7 @@ History of the schema:
 - 1 (2026-11): session, measurement, block, train_result, check, skip.
 - 2 (2026-11): plan, ending, conditions, peak, memory, noise; a session's run, process and side, a measurement's
   planned rounds, a block's control_ns; every line ends with its CRC-32.
+- 3 (2026-11): a session's environment is hardware, stack and source; older ones are flat, and know less.
 
 One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A file only grows, by a whole line at a time.
 So a killed process loses at most the line that it was writing.
@@ -19,14 +20,14 @@ from pathlib import Path
 
 from mlpbench.errors import InputError
 from mlpbench.records.codec import DamageError, decode, encode
-from mlpbench.records.kinds import Environment, Record
+from mlpbench.records.environment import Environment
+from mlpbench.records.kinds import Record
 from mlpbench.records.results import Results
 
 
 def results_file(root: Path, environment: Environment, day: date) -> Path:
     """Return `<root>/<machine>/<date>-<commit>.jsonl`, with `-dirty` after the commit for uncommitted source."""
-    suffix = "-dirty" if environment.dirty else ""
-    return root / environment.machine / f"{day.isoformat()}-{environment.commit}{suffix}.jsonl"
+    return root / environment.machine / f"{day.isoformat()}-{environment.source}.jsonl"
 
 
 def append(path: Path, record: Record) -> None:

@@ -73,7 +73,7 @@ def blocks(results: Results) -> pd.DataFrame:
                 "session": m.session,
                 "process": results.sessions[m.session].process,
                 "machine": environment.machine,
-                "torch": environment.torch,
+                "torch": environment.stack.torch,
                 "commit": environment.commit,
                 "suite": m.suite,
                 "group": m.group,
@@ -101,7 +101,7 @@ def _limit_s(results: Results, m: Measurement) -> float:
     """Return the time of a call at the limit of its hardware, in seconds; NaN if that is unknown."""
     environment = results.sessions[m.session].environment
     peaks = [p for p in results.peaks if results.sessions[p.session].environment.machine == environment.machine]
-    peak = roofline.best(peaks, m.config.device, m.config.num_threads or environment.num_threads)
+    peak = roofline.best(peaks, m.config.device, m.config.num_threads or environment.stack.num_threads)
     limit_s = roofline.limit_s(m.operation, m.config, m.samples_per_call, peak) if peak else None
     return math.nan if limit_s is None else limit_s
 
@@ -261,8 +261,8 @@ def sessions(results: Results) -> pd.DataFrame:
             "num_processes": len(of_run),
             "machine": first.environment.machine,
             "source": first.environment.commit + (" (dirty)" if first.environment.dirty else ""),
-            "pytorch": first.environment.torch,
-            "num_threads": first.environment.num_threads,
+            "pytorch": first.environment.stack.torch,
+            "num_threads": first.environment.stack.num_threads,
         }
         for of_run in reversed(runs.values())
         for first in of_run[:1]

@@ -110,7 +110,7 @@ def default_jobs(configs: Sequence[RunConfig]) -> int:
     if any(_is_on_gpu(config) for config in configs):
         return max(len({config.seed for config in configs}), 1)
     num_threads = max((config.num_threads or 1 for config in configs), default=1)
-    return max(environment.current().num_cpus // num_threads, 1)
+    return max(environment.current().stack.num_allowed_cpus // num_threads, 1)
 
 
 def run(

@@ -4,15 +4,15 @@ import pytest
 
 from mlpbench.certifying.divergence import first_divergence
 from mlpbench.certifying.levels import (
-    LEVELS,
+    compare_surroundings,
     confirmed_levels,
-    environment_differences,
     judge_levels,
     pairs,
     runs,
     verified_level,
 )
-from tests.strategies import certificate
+from mlpbench.certifying.scope import LEVELS, scope
+from tests.strategies import FAMILY_25, FAMILY_26, as_before_schema_3, certificate
 
 EVERYTHING = {
     1: {},
@@ -34,15 +34,23 @@ def levels_of(*certificates):
 
 def test_differences_are_named_by_field_and_variable():
     one, other = certificate(), certificate(num_threads=1, torch="2.15.0", variables=(("MKL_CBWR", "AVX2"),))
-    assert environment_differences(one, other) == {
+    assert compare_surroundings(one, other).differing == {
         "torch": ("2.11.0", "2.15.0"),
         "num_threads": ("2", "1"),
-        "MKL_CBWR": ("-", "AVX2"),
+        "MKL_CBWR": ("not set", "AVX2"),
     }
 
 
+def test_memory_differs_only_beyond_what_a_restart_changes():
+    differences = {
+        size: list(compare_surroundings(certificate(), certificate(memory_bytes=size)).differing)
+        for size in (8 * 2**30, 8 * 2**30 - 4096, 8 * 2**30 - 2**25, 2**30)
+    }
+    assert list(differences.values()) == [[], [], [], ["memory_bytes"]]
+
+
 def test_default_thread_count_is_the_one_that_pytorch_chose():
-    assert environment_differences(certificate(num_threads=None), certificate(num_threads=2)) == {}
+    assert compare_surroundings(certificate(num_threads=None), certificate(num_threads=2)).differing == {}
 
 
 @pytest.mark.parametrize(("level", "changes"), EVERYTHING.items())
@@ -87,12 +95,90 @@ def test_another_machine_does_not_confirm_l1():
     ) == (3, 4, 5)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"num_cpus": 4}, {"cpu_quota": 1.0}, {"threads_per_core": 2}, {"caches": ()}, {"hypervisor": "Xen"}]
+)
+def test_another_machine_with_the_same_processor_confirms_neither_l1_nor_l3(changes):
+    assert confirmed_levels(certificate(), certificate(**changes)) == ()
+
+
+def test_fewer_allowed_cpus_are_the_same_machine():
+    assert confirmed_levels(certificate(), certificate(num_allowed_cpus=1)) == (1,)
+
+
 def test_emulator_that_names_its_host_is_another_machine():
     assert confirmed_levels(certificate(), certificate(architecture="aarch64")) == (5,)
 
 
 def test_same_kind_of_machine_with_more_memory_confirms_l1():
     assert confirmed_levels(certificate(), certificate(memory_bytes=1)) == (1,)
+
+
+# --- two generations of one brand
+
+
+def test_two_generations_of_one_brand_are_l3_and_not_one_machine():
+    one, other = (certificate(environment=environment) for environment in (FAMILY_25, FAMILY_26))
+    assert confirmed_levels(one, other) == (3,)
+    assert scope(3, [(one, other)]) == "2 CPUs (AMD EPYC 25/17, AMD EPYC 26/2)"
+    diverged = certificate(environment=FAMILY_26, first_difference="step 0 loss")
+    assert [level.num_diverged for level in levels_of(certificate(environment=FAMILY_25), diverged)[:3]] == [0, 0, 1]
+
+
+def test_one_machine_is_claimed_only_where_it_is_known():
+    now, before = certificate(environment=FAMILY_25), certificate(environment=as_before_schema_3(FAMILY_25))
+    as_recorded = "one machine as far as recorded (CPU generation unknown)"
+    for pair, text in {(now, now): "this machine", (before, before): as_recorded, (before, now): as_recorded}.items():
+        assert confirmed_levels(*pair) == (1,)
+        assert scope(1, [pair]) == text
+
+
+def test_divergence_from_an_unknown_generation_does_not_refute_l1():
+    other = certificate(environment=FAMILY_26, first_difference="step 0 loss")
+    levels = levels_of(certificate(environment=as_before_schema_3(FAMILY_25)), other)
+    assert [level.num_diverged for level in levels[:3]] == [0, 0, 1]
+
+
+# --- what a level was tried over
+
+
+def test_level_without_an_equal_pair_has_its_aim():
+    assert {level.level: level.scope for level in levels_of(certificate())} == LEVELS
+
+
+@pytest.mark.parametrize(
+    ("level", "changes", "text"),
+    [
+        (1, [{}], "this machine"),
+        (2, [{"num_threads": 1}, {"num_threads": 4}], "3 thread counts (1, 2, 4)"),
+        (3, [{"cpu_capability": "DEFAULT"}], "other vector levels on 1 CPU (AVX2, DEFAULT)"),
+        (3, [{"cpu_model": "Other CPU"}], "2 CPUs (Example CPU 25/17, Other CPU 25/17)"),
+        (
+            3,
+            [{"cpu_family": 26, "cpu_capability": "AVX512"}, {"cpu_capability": "DEFAULT"}],
+            "2 CPUs (Example CPU 25/17, Example CPU 26/17), 3 vector levels (AVX2, AVX512, DEFAULT)",
+        ),
+        (3, [{"cpu_stepping": 2}], "2 CPUs (Example CPU 25/17)"),
+        (4, [{"torch": "2.9.1"}, {"torch": "2.15.0+cu130"}], "3 PyTorch versions (2.9.1, 2.11.0, 2.15.0)"),
+        (5, [{"architecture": "aarch64"}], "2 architectures (aarch64, x86_64)"),
+        (
+            5,
+            [{"architecture": "aarch64", "cpu_model": "QEMU Neoverse N1"}],
+            "2 architectures (aarch64, x86_64; 1 emulated)",
+        ),
+        (6, [{"device": "cuda", "gpu_model": "Example GPU"}], "CPU and 1 GPU (Example GPU)"),
+    ],
+)
+def test_level_says_over_what_it_was_tried(level, changes, text):
+    results = levels_of(certificate(), certificate(), *(certificate(**each) for each in changes))
+    assert results[level - 1].scope == text
+
+
+def test_processor_of_unknown_generation_is_not_counted_beside_one_of_that_brand():
+    places = [FAMILY_25, FAMILY_26, as_before_schema_3(FAMILY_25)]
+    others = [certificate(architecture="aarch64", cpu_model="Example ARM")]
+    results = levels_of(*(certificate(environment=environment) for environment in places), *others)
+    assert results[2].scope == "3 CPUs (AMD EPYC 25/17, AMD EPYC 26/2, Example ARM 25/17)"
 
 
 # --- levels

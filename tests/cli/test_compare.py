@@ -1,7 +1,6 @@
 """Run `mlpbench compare` as people do: a gate that cannot pass without a measurement."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from mlpbench.cli.main import main
 from mlpbench.config import RunConfig
 from tests.judging.processes import STEADY, scaled, write
-from tests.strategies import ENVIRONMENT, OTHER_ENVIRONMENT, noise, plan, replicated, session
+from tests.strategies import ENVIRONMENT, OTHER_ENVIRONMENT, changed, noise, plan, replicated, session
 
 
 @pytest.fixture
@@ -189,8 +188,8 @@ def test_damaged_file_of_ab_never_passes(gate):
 
 def test_side_whose_source_changed_is_refused(gate):
     a = [[1.0, 1.01]] * 4
-    changed = replicated(a, side="b", environment=replace(ENVIRONMENT, commit="other"))[-4:]
-    path = write(Path("ab.jsonl"), plan(pairs=4), replicated(a, side="a"), replicated(a[:3], side="b"), changed)
+    other = replicated(a, side="b", environment=changed(ENVIRONMENT, commit="other"))[-4:]
+    path = write(Path("ab.jsonl"), plan(pairs=4), replicated(a, side="a"), replicated(a[:3], side="b"), other)
     code, printed = gate(path)
     assert code == 2
     assert "different environments" in printed

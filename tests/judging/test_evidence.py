@@ -1,19 +1,19 @@
 """Check which records become evidence, and under which names and keys."""
 
 import math
-from dataclasses import replace
 
 import pytest
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
-from mlpbench.judging.evidence import MACHINE, STACK, benchmark_name, collect, environment_fields, sides, times
+from mlpbench.judging.evidence import benchmark_name, collect, left_out, sides, times
 from mlpbench.judging.verdict import Margins, judge
 from tests import strategies
 from tests.judging.processes import STEADY, scaled, side, verdict
 from tests.strategies import (
     ENVIRONMENT,
     OTHER_ENVIRONMENT,
+    changed,
     check,
     measurement,
     memory,
@@ -38,12 +38,6 @@ from tests.strategies import (
 )
 def test_name_has_the_workload_and_the_clock_unless_default(changes, name):
     assert benchmark_name(measurement(**changes)) == name
-
-
-def test_environment_has_the_fields_of_machine_and_stack_as_text():
-    fields = environment_fields(ENVIRONMENT)
-    assert list(fields) == [*MACHINE, *STACK]
-    assert (fields["num_cpus"], fields["gpu_model"], fields["torch"]) == ("2", "None", "2.11.0")
 
 
 def test_every_metric_has_its_own_name_and_key():
@@ -88,7 +82,7 @@ def test_several_quick_runs_of_one_commit_are_several_processes():
 
 
 def test_only_the_newest_commit_counts():
-    old = replicated(scaled(2), run="old", environment=replace(ENVIRONMENT, commit="0ld"))
+    old = replicated(scaled(2), run="old", environment=changed(ENVIRONMENT, commit="0ld"))
     new = replicated(STEADY, run="new", started_at="2026-02-01T00:00:00+00:00")
     assert verdict(side(STEADY), collect(results(old, new))) == "same"
 
@@ -101,15 +95,15 @@ def test_measurement_that_was_cut_short_does_not_count():
 
 def test_benchmark_of_an_older_commit_only_is_missing():
     old = [
-        replicated(STEADY, run="o", environment=replace(ENVIRONMENT, commit="0ld")),
-        replicated(STEADY, run="p", operation="epoch", environment=replace(ENVIRONMENT, commit="0ld")),
+        replicated(STEADY, run="o", environment=changed(ENVIRONMENT, commit="0ld")),
+        replicated(STEADY, run="p", operation="epoch", environment=changed(ENVIRONMENT, commit="0ld")),
     ]
     new = collect(results(*old, replicated(STEADY, run="n", started_at="2026-02-01T00:00:00+00:00")))
     assert set(new) == {("seconds", "operations/train_step")}
 
 
 def test_only_the_last_run_of_uncommitted_source_counts():
-    dirty = replace(ENVIRONMENT, dirty=True)
+    dirty = changed(ENVIRONMENT, dirty=True)
     one = replicated(STEADY, run="o", environment=dirty)
     other = replicated(scaled(2), run="p", environment=dirty, started_at="2026-02-01T00:00:00+00:00")
     (evidence,) = collect(results(one, other)).values()
@@ -124,9 +118,47 @@ def test_accuracy_of_zero_has_a_verdict_and_one_of_nan_is_missing():
     assert judge(trained(0.9, 0.91), trained(math.nan, math.nan), Margins()).missing != ()
 
 
-def test_another_environment_than_the_newest_does_not_count():
+def test_another_environment_than_the_newest_does_not_count_and_is_said():
     later = session("later", started_at="2027-01-01T00:00:00+00:00", environment=OTHER_ENVIRONMENT)
-    assert collect(results(replicated(STEADY), later)) == {}
+    records = results(replicated(STEADY), later)
+    assert collect(records) == {}
+    assert left_out(records) == "5 of 6 processes, which differ from the newest in: cpu_model, gpu_model, cuda"
+
+
+def test_processes_before_and_after_a_restart_are_evidence_together():
+    # A restart may change the size of the memory by some pages.
+    rebooted = [changed(ENVIRONMENT, memory_bytes=8 * 2**30 - 4096 * i) for i in range(5)]
+    runs = [replicated([t], run=f"q{i}", environment=rebooted[i])[:] for i, t in enumerate(STEADY)]
+    records = results(*runs)
+    (evidence,) = collect(records).values()
+    assert len(evidence.processes) == 5
+    assert left_out(records) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ({"num_allowed_cpus": 1, "num_threads": 1}, "num_allowed_cpus, num_threads"),
+        ({"transparent_huge_pages": "always"}, "transparent_huge_pages"),
+        ({"glibc": None}, "glibc"),
+        ({"variables": (("KMP_BLOCKTIME", "0"), ("OMP_NUM_THREADS", "2"))}, "KMP_BLOCKTIME"),
+        ({"cpu_family": 26}, "cpu_family"),
+        ({"commit": "0ld"}, "source"),
+    ],
+)
+def test_processes_that_can_differ_in_time_are_left_out_and_the_facts_are_named(changes, facts):
+    others = replicated(STEADY, run="o", environment=changed(ENVIRONMENT, **changes))
+    records = results(others, replicated(STEADY, run="n", started_at="2026-02-01T00:00:00+00:00"))
+    (evidence,) = collect(records).values()
+    assert set(evidence.processes) == {f"n{i}" for i in range(5)}
+    assert left_out(records) == f"5 of 10 processes, which differ from the newest in: {facts}"
+
+
+def test_older_run_of_changed_source_is_left_out_and_said():
+    dirty = changed(ENVIRONMENT, dirty=True)
+    one = replicated(STEADY, run="o", environment=dirty)
+    records = results(one, replicated(STEADY, run="p", environment=dirty, started_at="2026-02-01T00:00:00+00:00"))
+    assert left_out(records) == "5 of 10 processes, which differ from the newest in: run of changed source"
 
 
 def test_no_records_give_no_evidence():
@@ -150,8 +182,8 @@ def test_sides_have_the_pairs_under_equal_keys():
 
 
 def test_side_whose_environment_changed_is_refused():
-    changed = replicated([[1.0]] * 4, side="b", environment=replace(ENVIRONMENT, commit="other"))[-3:]
-    records = results(plan(), replicated([[1.0]] * 3, side="b"), changed)
+    other = replicated([[1.0]] * 4, side="b", environment=changed(ENVIRONMENT, commit="other"))[-3:]
+    records = results(plan(), replicated([[1.0]] * 3, side="b"), other)
     with pytest.raises(InputError, match="side b was measured in different environments"):
         sides(records, records.plans["r"])
 

@@ -13,7 +13,7 @@ from mlpbench.judging.verdict import Margins, judge, judge_plan
 from mlpbench.records.kinds import Block
 from tests import strategies
 from tests.judging.processes import STEADY, scaled, side, verdict
-from tests.strategies import ENVIRONMENT, OTHER_ENVIRONMENT, check, memory, plan, replicated, results, session
+from tests.strategies import ENVIRONMENT, OTHER_ENVIRONMENT, changed, check, memory, plan, replicated, results, session
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ def test_another_machine_is_not_compared_and_the_field_is_named():
 
 
 def test_another_torch_is_compared_and_named():
-    judgement = judge(side(STEADY), side(STEADY, environment=replace(ENVIRONMENT, torch="2.15.0")), Margins())
+    judgement = judge(side(STEADY), side(STEADY, environment=changed(ENVIRONMENT, torch="2.15.0")), Margins())
     assert judgement.different == ("torch 2.11.0 → 2.15.0",)
     assert judgement.exit_code() == 0
 

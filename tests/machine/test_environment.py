@@ -1,15 +1,17 @@
+"""Check that the description of this machine is complete, private, and read once."""
+
+import json
 import re
 import socket
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mlpbench.errors import InputError
-from mlpbench.machine.environment import VARIABLES, current, resolve_device, start_session
+from mlpbench.machine import source
+from mlpbench.machine.environment import current, resolve_device, start_session
 
 
 def current_uncached():
@@ -21,7 +23,7 @@ def test_environment_has_no_host_name_user_name_or_home(monkeypatch):
     monkeypatch.setenv("HOME", "/homes/somebody")
     for name in ("LOGNAME", "USER", "USERNAME"):
         monkeypatch.setenv(name, "somebody")
-    text = "\n".join(str(value) for value in asdict(current_uncached()).values())
+    text = json.dumps(asdict(current_uncached()))
     assert "somebody" not in text
     assert re.search(rf"(?<!\w){re.escape(socket.gethostname())}(?!\w)", text) is None
 
@@ -32,46 +34,26 @@ def test_environment_is_read_once():
 
 def test_environment_describes_this_machine_and_software():
     environment = current()
-    assert torch.__version__ == environment.torch
-    assert environment.num_cpus >= 1
-    assert environment.memory_bytes > 2**20
-    assert environment.cpu_model
-    assert torch.cuda.is_available() == (environment.gpu_model is not None)
-    assert re.fullmatch(r"[0-9a-f]{12}|v[0-9.]+", environment.commit)
+    assert torch.__version__ == environment.stack.torch
+    assert environment.stack.num_allowed_cpus >= 1
+    assert environment.hardware.memory_bytes > 2**20
+    assert environment.hardware.cpu_model
+    assert torch.cuda.is_available() == environment.hardware.has_gpu
+    assert re.fullmatch(r"[0-9a-f]{12}|source-[0-9a-f]{12}", environment.commit)
 
 
 def test_machine_is_a_slug():
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", current().machine)
 
 
-@given(st.text(), st.integers(1, 512), st.none() | st.text())
-def test_machine_is_a_slug_for_every_name_of_the_hardware(cpu_model, num_cpus, gpu_model):
-    machine = replace(current(), cpu_model=cpu_model, num_cpus=num_cpus, gpu_model=gpu_model).machine
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", machine)
-    assert f"{num_cpus}cpu" in machine
-
-
-def test_machine_depends_on_the_hardware_only():
-    other = replace(current(), torch="0", os="other", python="0", num_threads=99, commit="v0", variables=())
-    assert current().machine == other.machine
-    assert current().machine != replace(current(), gpu_model="GPU X").machine
-
-
-@pytest.mark.parametrize("name", VARIABLES)
-@pytest.mark.parametrize("value", ["/home/somebody/lib.so", "here/there", "C:\\Users\\somebody", "a:/b"])
-def test_path_in_a_variable_is_left_out(name, value, monkeypatch):
-    # git would run with the variable.
-    monkeypatch.setattr("mlpbench.machine.environment._commit", lambda: ("v0", False))
-    monkeypatch.setenv(name, value)
-    assert dict(current_uncached().variables)[name] == "(a path)"
-
-
-def test_only_the_listed_variables_are_recorded(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setenv("SECRET_TOKEN", "1234")
-    assert current_uncached().variables == (("OMP_NUM_THREADS", "3"),)
+def test_warning_says_that_the_commit_is_not_known_unless_the_package_is_installed(monkeypatch, capsys):
+    monkeypatch.setattr(source, "current", lambda: source.Source(commit="source-0", dirty=False, problem="no git"))
+    assert current_uncached().commit == "source-0"
+    line = "mlpbench: the commit of this source is not known (no git); results name it source-0\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setattr(source, "is_installed", lambda: True)
+    current_uncached()
+    assert capsys.readouterr().err == ""
 
 
 # --- devices

@@ -62,10 +62,10 @@ def test_lines_are_strict_json_in_ascii(record):
         ('"kind":"block"', '"kind":"blocks"'),
         ('"kind":"block"', '"kind":["block"]'),
         ('"kind":"block",', ""),
-        ('"schema":2', '"schema":0'),
-        ('"schema":2', '"schema":1'),
-        ('"schema":2', '"schema":"2"'),
-        ('"schema":2,', ""),
+        ('"schema":3', '"schema":0'),
+        ('"schema":3', '"schema":1'),
+        ('"schema":3', '"schema":"3"'),
+        ('"schema":3,', ""),
     ],
 )
 def test_line_with_a_wrong_field_is_refused_not_coerced(old, new):

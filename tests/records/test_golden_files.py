@@ -1,19 +1,21 @@
 """Test that a file of every schema loads for ever, and the present schema is written byte for byte as before."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from mlpbench.config import RunConfig
 from mlpbench.records import store
 from mlpbench.records.codec import SCHEMA, decode
+from mlpbench.records.environment import NONE, Environment, Hardware, Stack
+from mlpbench.records.flat_environment import FlatEnvironment, from_flat
 from mlpbench.records.kinds import (
     KINDS,
     Block,
     Check,
     Conditions,
     Ending,
-    Environment,
     Measurement,
     Memory,
     Noise,
@@ -24,11 +26,12 @@ from mlpbench.records.kinds import (
     TrainResult,
 )
 from tests.paths import GOLDEN
-from tests.records.history import as_bytes, content
+from tests.records.history import as_bytes, content, resealed
 from tests.strategies import results
 
 FILE_1 = GOLDEN / "records_v1.jsonl"
 FILE_2 = GOLDEN / "records_v2.jsonl"
+FILE_3 = GOLDEN / "records_v3.jsonl"
 
 CONFIG = RunConfig(
     model="mlp",
@@ -73,28 +76,30 @@ RECORDS_1 = [
         started_at="2026-11-01T12:00:00+00:00",
         command="pytest bench/ --preset quick",
         preset="quick",
-        environment=Environment(
-            cpu_model="Example CPU @ 2.5 GHz",
-            architecture="x86_64",
-            num_cpus=8,
-            cpu_capability="AVX512",
-            memory_bytes=34359738368,
-            gpu_model="Example GPU",
-            gpu_memory_bytes=17179869184,
-            os="Linux 6.1",
-            python="3.12.4",
-            torch="2.11.0",
-            torchvision="0.26.0",
-            numpy="2.1.0",
-            cuda="13.0",
-            cudnn="9.1",
-            num_threads=4,
-            matmul_precision="highest",
-            deterministic_algorithms=False,
-            variables=(("CUBLAS_WORKSPACE_CONFIG", ":4096:8"), ("OMP_NUM_THREADS", "4")),
-            mlpbench="0.1.0",
-            commit="0123abc",
-            dirty=False,
+        environment=from_flat(
+            FlatEnvironment(
+                cpu_model="Example CPU @ 2.5 GHz",
+                architecture="x86_64",
+                num_cpus=8,
+                cpu_capability="AVX512",
+                memory_bytes=34359738368,
+                gpu_model="Example GPU",
+                gpu_memory_bytes=17179869184,
+                os="Linux 6.1",
+                python="3.12.4",
+                torch="2.11.0",
+                torchvision="0.26.0",
+                numpy="2.1.0",
+                cuda="13.0",
+                cudnn="9.1",
+                num_threads=4,
+                matmul_precision="highest",
+                deterministic_algorithms=False,
+                variables=(("CUBLAS_WORKSPACE_CONFIG", ":4096:8"), ("OMP_NUM_THREADS", "4")),
+                mlpbench="0.1.0",
+                commit="0123abc",
+                dirty=False,
+            )
         ),
     ),
     Measurement(
@@ -219,7 +224,56 @@ RECORDS_2 = [
 ]
 
 
-@pytest.mark.parametrize(("path", "records"), [(FILE_1, RECORDS_1), (FILE_2, RECORDS_2)])
+# Schema 3 has more in the environment of a session.
+ENVIRONMENT_3 = Environment(
+    hardware=Hardware(
+        cpu_model="Example CPU @ 2.5 GHz",
+        cpu_vendor="ExampleVendor",
+        cpu_family=25,
+        cpu_model_number=17,
+        cpu_stepping=1,
+        architecture="x86_64",
+        num_cpus=16,
+        threads_per_core=2,
+        caches=(("L1d", 32768), ("L1i", 32768), ("L2", 1048576), ("L3", 33554432)),
+        vector_flags=("avx", "avx2", "fma"),
+        cpu_quota=7.5,
+        hypervisor="KVM",
+        gpu_model="Example GPU",
+        memory_bytes=34359738368,
+        gpu_memory_bytes=None,
+    ),
+    stack=Stack(
+        os="Linux 6.1",
+        python="3.12.4",
+        cpu_capability="AVX512",
+        torch="2.11.0",
+        torchvision="0.26.0",
+        numpy="2.1.0",
+        cuda=NONE,
+        cudnn=NONE,
+        mkl="2024.2-Product Build 20240605",
+        onednn="v3.7.1",
+        blas="mkl",
+        glibc="2.36",
+        compiler="g++-12 0123abcd",
+        transparent_huge_pages=None,
+        num_allowed_cpus=8,
+        num_threads=4,
+        matmul_precision="highest",
+        deterministic_algorithms=False,
+        variables=(("LD_PRELOAD", "(a path, sha256 0123abcd)"), ("OMP_NUM_THREADS", "4")),
+    ),
+    mlpbench="0.1.0",
+    commit="source-0123456789ab",
+    dirty=False,
+)
+RECORDS_3 = [replace(RECORDS_2[0], environment=ENVIRONMENT_3), *RECORDS_2[1:]]
+
+
+@pytest.mark.parametrize(
+    ("path", "records"), [(FILE_1, RECORDS_1), (FILE_2, RECORDS_2), (FILE_3, RECORDS_3)], ids=["1", "2", "3"]
+)
 def test_golden_file_of_every_schema_loads(path, records):
     loaded = store.load([path])
     assert content(loaded) == content(results(*records))
@@ -227,11 +281,11 @@ def test_golden_file_of_every_schema_loads(path, records):
 
 
 def test_lines_change_only_with_the_schema_number():
-    assert SCHEMA > 2 or as_bytes(RECORDS_2) == FILE_2.read_bytes()
+    assert SCHEMA > 3 or as_bytes(RECORDS_3) == FILE_3.read_bytes()
 
 
 def test_golden_file_has_every_kind():
-    assert {type(record) for record in RECORDS_2} == set(KINDS.values())
+    assert {type(record) for record in RECORDS_3} == set(KINDS.values())
 
 
 def test_line_of_schema_1_with_a_field_of_schema_2_is_damaged():
@@ -253,3 +307,24 @@ def test_fields_of_schema_2_have_stated_values_in_lines_of_schema_1(index, value
     record = decode(line)
     assert {name: getattr(record, name) for name in values} == values
     assert not any(f'"{name}":' in line for name in values)
+
+
+@pytest.mark.parametrize("path", [FILE_1, FILE_2])
+def test_environment_of_an_older_line_knows_no_more_than_the_line(path):
+    environment = store.load([path]).sessions["5e5510e0"].environment
+    assert environment.hardware.texts() == {
+        "cpu_model": "Example CPU @ 2.5 GHz",
+        "architecture": "x86_64",
+        "gpu_model": "Example GPU",
+        "memory_bytes": "34359738368",
+        "gpu_memory_bytes": "17179869184",
+    }
+    assert environment.stack.num_allowed_cpus == 8
+    assert environment.machine == "example-cpu-2-5-ghz-8cpu-example-gpu"
+
+
+@pytest.mark.parametrize(("path", "schema"), [(FILE_2, 2), (FILE_3, 3)])
+def test_environment_of_one_schema_is_damage_in_another(path, schema):
+    line = path.read_text().splitlines()[0].replace(f'"schema":{schema}', f'"schema":{5 - schema}')
+    with pytest.raises(ValueError, match=r"environment (has unknown|lacks) fields"):
+        decode(resealed(line))

@@ -1,6 +1,6 @@
-"""Test the kinds of records: how they are declared, and the name of a machine."""
+"""Test the kinds of records: how they are declared."""
 
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
@@ -53,20 +53,3 @@ def test_new_kind_needs_no_more_than_its_class(monkeypatch, key):
     assert list(results.records()) == [session("s"), tally]
     assert results.of(Tally) == [tally]
     assert not key or results.by_key(Tally) == {"a": tally}
-
-
-@pytest.mark.parametrize(
-    ("cpu", "gpu", "name"),
-    [
-        ("Example CPU", None, "example-cpu-2cpu"),
-        ("Example(R) CPU @ 2.20GHz", None, "example-r-cpu-2-20ghz-2cpu"),
-        ("Example CPU", "Example GPU 80GB", "example-cpu-2cpu-example-gpu-80gb"),
-        ("Prozessor/Größe ../..", None, "prozessor-gr-e-2cpu"),
-    ],
-)
-def test_machine_names_the_hardware_and_can_name_a_folder(cpu, gpu, name):
-    assert replace(ENVIRONMENT, cpu_model=cpu, gpu_model=gpu).machine == name
-
-
-def test_machine_does_not_depend_on_the_software():
-    assert replace(ENVIRONMENT, torch="9.9", python="4.0", commit="f", dirty=True).machine == ENVIRONMENT.machine

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from mlpbench.records import store
 from tests import strategies
 from tests.paths import ROOT
 from tests.records.history import HISTORY, as_bytes, content
-from tests.strategies import ENVIRONMENT, histories, results
+from tests.strategies import ENVIRONMENT, changed, histories, results
 
 
 def search_path() -> dict[str, str]:
@@ -49,8 +48,8 @@ def test_append_creates_the_folder_and_keeps_earlier_records(tmp_path):
 
 def test_results_file_is_named_after_machine_day_and_commit():
     clean = store.results_file(Path("results"), ENVIRONMENT, date(2026, 2, 3))
-    dirty = store.results_file(Path("results"), replace(ENVIRONMENT, dirty=True), date(2026, 2, 3))
-    assert clean == Path("results/example-cpu-2cpu/2026-02-03-0123abc.jsonl")
+    dirty = store.results_file(Path("results"), changed(ENVIRONMENT, dirty=True), date(2026, 2, 3))
+    assert clean == Path(f"results/{ENVIRONMENT.machine}/2026-02-03-0123abc.jsonl")
     assert dirty.name == "2026-02-03-0123abc-dirty.jsonl"
 
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import replace
 
 import pytest
 
@@ -11,7 +10,7 @@ from mlpbench.reporting.build import build
 from mlpbench.reporting.page import html, markdown, write
 from mlpbench.reporting.section import ReportData
 from mlpbench.reporting.sections import history, verdicts
-from tests.strategies import ENVIRONMENT, HOSTILE_REASON, example, plan, replicated, results, session, timed
+from tests.strategies import ENVIRONMENT, HOSTILE_REASON, changed, example, plan, replicated, results, session, timed
 
 pytestmark = pytest.mark.browser
 
@@ -136,7 +135,7 @@ def test_pages_of_verdicts_and_history_open_at_every_size(visit, tmp_path, size,
         replicated([[1.1 * t for t in times] for times in a], side="b", suite="ab"),
         *(
             replicated(
-                [[level, level]], run=f"h{date}", started_at=date, environment=replace(ENVIRONMENT, commit=date[:7])
+                [[level, level]], run=f"h{date}", started_at=date, environment=changed(ENVIRONMENT, commit=date[:7])
             )
             for date, level in zip(dates, [1.0, 1.01, 1.0, 1.3, 1.31, 1.3], strict=True)
         ),

@@ -13,6 +13,7 @@ from mlpbench.reporting.roofline import flops
 from tests.strategies import (
     OTHER_ENVIRONMENT,
     blocks,
+    changed,
     check,
     measurement,
     memory,
@@ -288,7 +289,7 @@ def test_skips_are_the_newest_sessions_by_reason():
 
 
 def test_sessions_are_newest_first_and_name_changed_source():
-    dirty = replace(NEW, environment=replace(NEW.environment, dirty=True))
+    dirty = replace(NEW, environment=changed(NEW.environment, dirty=True))
     frame = frames.sessions(results(OLD, dirty))
     assert frame["started_at"].tolist() == [NEW.started_at, OLD.started_at]
     assert frame["source"].tolist() == ["0123abc (dirty)", "0123abc"]

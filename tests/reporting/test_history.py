@@ -10,9 +10,9 @@ from mlpbench.config import RunConfig
 from mlpbench.reporting import figures
 from mlpbench.reporting.section import ReportData
 from mlpbench.reporting.sections import history
-from tests.strategies import ENVIRONMENT, blocks, measurement, replicated, results, session
+from tests.strategies import ENVIRONMENT, blocks, changed, measurement, replicated, results, session
 
-OTHER_STACK = replace(ENVIRONMENT, torch="2.12.0")
+OTHER_STACK = changed(ENVIRONMENT, torch="2.12.0")
 
 
 def sections(records):
@@ -25,7 +25,7 @@ def at(number: int, milliseconds: list[list[float]], name: str = "", environment
         milliseconds,
         run=f"{name}{number}-",
         started_at=f"2026-01-{number + 1:02}T00:00:00+00:00",
-        environment=replace(environment, commit=f"c{number}"),
+        environment=changed(environment, commit=f"c{number}"),
         **changes,
     )
 
@@ -35,7 +35,7 @@ def daily(milliseconds: list[float], name: str = "", **changes) -> list:
 
 
 def test_point_is_a_commit_on_a_day():
-    dirty = replace(ENVIRONMENT, dirty=True)
+    dirty = changed(ENVIRONMENT, dirty=True)
     records = [
         at(0, [[1, 2, 3], [4, 4, 4], [9, 9, 9]], control_ms=[5, 6, 8]),
         at(1, [[1, 1, 1]], "x"),
@@ -57,7 +57,7 @@ def test_point_is_a_commit_on_a_day():
 
 def test_rows_are_in_order_of_time():
     days = [at(day, [[1.0]]) for day in (3, 0, 2, 1)]
-    later = at(0, [[1.0]], "later", environment=replace(ENVIRONMENT, torch="2.1"))
+    later = at(0, [[1.0]], "later", environment=changed(ENVIRONMENT, torch="2.1"))
     later[0] = replace(later[0], started_at="2026-01-01T12:00:00+00:00")
     frame = history.frame(results(later, *days))
     assert frame["commit"].tolist() == ["c0", "c0", "c1", "c2", "c3"]

@@ -3,8 +3,12 @@
 from tests.strategies.example_certificate import certificate
 from tests.strategies.example_records import (
     ENVIRONMENT,
+    FAMILY_25,
+    FAMILY_26,
     OTHER_ENVIRONMENT,
+    as_before_schema_3,
     blocks,
+    changed,
     check,
     measurement,
     memory,
@@ -22,12 +26,16 @@ from tests.strategies.random_records import any_floats, any_place, configs, hist
 
 __all__ = [
     "ENVIRONMENT",
+    "FAMILY_25",
+    "FAMILY_26",
     "HOSTILE_REASON",
     "OTHER_ENVIRONMENT",
     "any_floats",
     "any_place",
+    "as_before_schema_3",
     "blocks",
     "certificate",
+    "changed",
     "check",
     "configs",
     "example",

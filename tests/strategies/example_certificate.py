@@ -1,13 +1,14 @@
 """Make small certificates by hand."""
 
 import struct
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 
-from mlpbench.certifying.certificate import Certificate, Detail, Entry, Stage, pack
+from mlpbench.certifying.certificate import FORMAT, Certificate, Detail, Entry, Stage, pack
 from mlpbench.config import RunConfig
-from tests.strategies.example_records import ENVIRONMENT
+from mlpbench.records.environment import Environment
+from tests.strategies.example_records import ENVIRONMENT, changed
 
 
 def certificate(
@@ -15,6 +16,7 @@ def certificate(
     first_difference: str | None = None,
     offset: float = 1e-8,
     created_at: str = "2026-01-01T00:00:00+00:00",
+    environment: Environment = ENVIRONMENT,
     variables=(),
     **changes,
 ) -> Certificate:
@@ -26,8 +28,8 @@ def certificate(
     config = RunConfig(
         **{"engine": "portable", "num_threads": 2} | {k: v for k, v in changes.items() if k in config_fields}
     )
-    environment = replace(
-        ENVIRONMENT, variables=variables, **{k: v for k, v in changes.items() if k not in config_fields}
+    environment = changed(
+        environment, variables=variables, **{k: v for k, v in changes.items() if k not in config_fields}
     )
     names = [
         "initial linear0.weight",
@@ -51,7 +53,7 @@ def certificate(
         )
 
     return Certificate(
-        format=1,
+        format=FORMAT,
         recipe="sha256-1",
         created_at=created_at,
         config=config,

@@ -1,12 +1,12 @@
 """Make records by hand, with defaults for the fields that a test does not care about."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from mlpbench.config import RunConfig
+from mlpbench.records.environment import NONE, Environment, Hardware, Stack
 from mlpbench.records.kinds import (
     Block,
     Check,
-    Environment,
     Measurement,
     Memory,
     Noise,
@@ -19,29 +19,81 @@ from mlpbench.records.kinds import (
 from mlpbench.records.results import Results
 
 ENVIRONMENT = Environment(
-    cpu_model="Example CPU",
-    architecture="x86_64",
-    num_cpus=2,
-    cpu_capability="AVX2",
-    memory_bytes=8 * 2**30,
-    gpu_model=None,
-    gpu_memory_bytes=None,
-    os="Linux 6.1",
-    python="3.12.4",
-    torch="2.11.0",
-    torchvision="0.26.0",
-    numpy="2.1.0",
-    cuda=None,
-    cudnn=None,
-    num_threads=2,
-    matmul_precision="highest",
-    deterministic_algorithms=False,
-    variables=(("OMP_NUM_THREADS", "2"),),
+    hardware=Hardware(
+        cpu_model="Example CPU",
+        cpu_vendor="ExampleVendor",
+        cpu_family=25,
+        cpu_model_number=17,
+        cpu_stepping=1,
+        architecture="x86_64",
+        num_cpus=2,
+        threads_per_core=1,
+        caches=(("L1d", 2**15), ("L1i", 2**15), ("L2", 2**20), ("L3", 2**25)),
+        vector_flags=("avx", "avx2", "fma"),
+        cpu_quota=2.0,
+        hypervisor="KVM",
+        gpu_model=NONE,
+        memory_bytes=8 * 2**30,
+    ),
+    stack=Stack(
+        os="Linux 6.1",
+        python="3.12.4",
+        torch="2.11.0",
+        torchvision="0.26.0",
+        numpy="2.1.0",
+        cuda=NONE,
+        cudnn=NONE,
+        mkl="2024.2-Product Build 20240605",
+        onednn="v3.7.1",
+        blas="mkl",
+        glibc="2.36",
+        compiler="g++-12 0123abcd",
+        transparent_huge_pages="madvise",
+        num_allowed_cpus=2,
+        cpu_capability="AVX2",
+        num_threads=2,
+        matmul_precision="highest",
+        deterministic_algorithms=False,
+        variables=(("OMP_NUM_THREADS", "2"),),
+    ),
     mlpbench="0.1.0",
     commit="0123abc",
     dirty=False,
 )
-OTHER_ENVIRONMENT = replace(ENVIRONMENT, cpu_model="Example GPU host", gpu_model="Example GPU", cuda="13.0")
+
+
+def changed(environment: Environment, **changes) -> Environment:
+    """Return the environment with other values of fields of its hardware, its stack or itself."""
+    parts = {
+        name: replace(part, **{f.name: changes.pop(f.name) for f in fields(part) if f.name in changes})
+        for name, part in (("hardware", environment.hardware), ("stack", environment.stack))
+    }
+    return replace(environment, **parts, **changes)
+
+
+OTHER_ENVIRONMENT = changed(ENVIRONMENT, cpu_model="Example GPU host", gpu_model="Example GPU", cuda="13.0")
+# Two generations of one brand, as two machines described them; everything else is equal.
+FAMILY_25 = changed(
+    ENVIRONMENT, cpu_model="AMD EPYC", cpu_vendor="AuthenticAMD", cpu_family=25, cpu_model_number=17, cpu_stepping=1
+)
+FAMILY_26 = changed(FAMILY_25, cpu_family=26, cpu_model_number=2)
+
+
+def as_before_schema_3(environment: Environment) -> Environment:
+    """Return the environment as a record of schema 2 would hold it: without the facts that came later."""
+    named, stack = environment.hardware, environment.stack
+    later = ("mkl", "onednn", "blas", "glibc", "compiler", "transparent_huge_pages")
+    return replace(
+        environment,
+        hardware=Hardware(
+            cpu_model=named.cpu_model,
+            architecture=named.architecture,
+            gpu_model=named.gpu_model,
+            memory_bytes=named.memory_bytes,
+            gpu_memory_bytes=named.gpu_memory_bytes,
+        ),
+        stack=replace(stack, **dict.fromkeys(later)),
+    )
 
 
 def session(name: str = "s", *, started_at: str = "2026-01-01T00:00:00+00:00", **changes) -> Session:

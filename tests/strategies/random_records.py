@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from mlpbench.config import Clock, RunConfig
 from mlpbench.records import ranges
 from mlpbench.records.codec import encode
+from mlpbench.records.environment import Environment, Hardware, Stack
 from mlpbench.records.kinds import (
     CURVES,
     Block,
     Check,
     Conditions,
     Ending,
-    Environment,
     Measurement,
     Memory,
     Noise,
@@ -84,7 +84,7 @@ _RANGES: dict[object, st.SearchStrategy] = {
 }
 
 
-def built(kind: type[Record], **others: st.SearchStrategy) -> st.SearchStrategy:
+def built(kind: type, **others: st.SearchStrategy) -> st.SearchStrategy:
     """Generate records of a kind: fields with a type of `ranges` in their range, and others as given."""
     hints = get_type_hints(kind, include_extras=True)
     ranged = {name: _RANGES[hint] for name, hint in hints.items() if hint in _RANGES}
@@ -95,9 +95,16 @@ def built(kind: type[Record], **others: st.SearchStrategy) -> st.SearchStrategy:
     return st.builds(kind, **ranged | others)
 
 
-environments = st.builds(
-    Environment, variables=_PAIRS, num_cpus=counts, memory_bytes=counts, gpu_memory_bytes=st.none() | counts
+_OPTIONAL_TEXT = st.none() | texts
+hardware = built(
+    Hardware,
+    **dict.fromkeys(("cpu_model", "cpu_vendor", "architecture", "hypervisor", "gpu_model"), _OPTIONAL_TEXT),
+    caches=st.none() | st.lists(st.tuples(texts, positives), max_size=3).map(tuple),
+    vector_flags=st.none() | st.lists(texts, max_size=3).map(tuple),
 )
+libraries = ("mkl", "onednn", "blas", "glibc", "compiler", "transparent_huge_pages")
+stacks = built(Stack, **dict.fromkeys(libraries, _OPTIONAL_TEXT), variables=_PAIRS)
+environments = st.builds(Environment, hardware=hardware, stack=stacks)
 sessions = built(Session, environment=environments, side=_SIDES)
 measurements = built(Measurement, config=_CONFIG, clock=st.sampled_from(Clock).map(str))
 timed_blocks = built(Block, flags=st.lists(texts, max_size=3).map(tuple))

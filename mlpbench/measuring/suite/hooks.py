@@ -1,6 +1,5 @@
 """Define the pytest hooks of the suite: check its options, set up its benchmarks, run fresh processes, report."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -121,7 +120,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     machine_info.pop("node", None)
     for name in ("hz_actual", "hz_actual_friendly"):
         machine_info.get("cpu", {}).pop(name, None)
-    fingerprint = dataclasses.asdict(environment.current())
-    for name in ("commit", "dirty", "variables"):
-        del fingerprint[name]
-    machine_info["mlpbench"] = fingerprint
+    current = environment.current()
+    others = {"source", *dict(current.stack.variables)}
+    facts = {name: text for name, text in current.measuring_facts().items() if name not in others}
+    machine_info["mlpbench"] = facts | {"mlpbench": current.mlpbench}

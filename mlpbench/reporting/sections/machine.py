@@ -1,5 +1,6 @@
 """Report the machine and the protocol: summary, peak rates, skipped benchmarks, and how it was measured."""
 
+from mlpbench.records.environment import UNKNOWN
 from mlpbench.records.results import Results
 from mlpbench.reporting import frames
 from mlpbench.reporting.section import Part, ReportData, Section
@@ -22,12 +23,18 @@ _PROTOCOL = (
 
 def summary(results: Results) -> str:
     """Describe machine and software stack of the newest session in a sentence."""
-    e = results.newest_session.environment
-    gpu = f"{e.gpu_model} (CUDA {e.cuda})" if e.gpu_model else "no CUDA device"
+    environment = results.newest_session.environment
+    hardware, stack = environment.hardware, environment.stack
+    gpu = f"{hardware.gpu_model} (CUDA {stack.cuda})" if hardware.has_gpu else "no CUDA device"
+    cpus = str(stack.num_allowed_cpus)
+    if hardware.num_cpus not in (None, stack.num_allowed_cpus):
+        cpus += f" of {hardware.num_cpus}"
+    memory = UNKNOWN if hardware.memory_bytes is None else f"{hardware.memory_bytes / 2**30:.0f} GiB"
     return (
-        f"{e.cpu_model}, {e.num_cpus} CPUs ({e.cpu_capability}), {e.memory_bytes / 2**30:.0f} GiB, {gpu}; {e.os}, "
-        f"Python {e.python}, PyTorch {e.torch} with {e.num_threads} threads; mlpbench {e.mlpbench} at {e.commit}"
-        f"{' with uncommitted changes' if e.dirty else ''}."
+        f"{hardware.cpu}, {cpus} CPUs ({stack.cpu_capability}), {memory}, {gpu}; {stack.os}, "
+        f"Python {stack.python}, PyTorch {stack.torch} with {stack.num_threads} threads; "
+        f"mlpbench {environment.mlpbench} at {environment.commit}"
+        f"{' with uncommitted changes' if environment.dirty else ''}."
     )
 
 

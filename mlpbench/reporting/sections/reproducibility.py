@@ -1,16 +1,14 @@
 """Report reproducibility: reruns on this machine, and the levels that certificates of other machines confirm."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from mlpbench.certifying.certificate import Certificate
 from mlpbench.certifying.divergence import drift
 from mlpbench.certifying.levels import (
-    LEVELS,
     Pair,
-    environment_differences,
     judge_levels,
     pairs,
     runs,
@@ -18,6 +16,8 @@ from mlpbench.certifying.levels import (
     verified_level,
 )
 from mlpbench.config import RunConfig, format_value
+from mlpbench.records.environment import NONE, decides
+from mlpbench.records.facts import Decides
 from mlpbench.reporting import figures, frames
 from mlpbench.reporting.section import Fact, Part, ReportData, Section
 
@@ -26,14 +26,8 @@ _COMMANDS = ("pytest bench/ -k certificates", "mlpbench certify OUT.json", "mlpb
 # Equal certificates of one environment that are compared; more of them would show the same again.
 _MAX_EQUAL = 2
 
-# Fields that do not name an environment: no arithmetic depends on them, or `num_threads` says the same.
-_IRRELEVANT = ("python", "torchvision", "numpy", "os", "mlpbench", "commit", "dirty", "memory_bytes", "num_cpus",
-               "gpu_memory_bytes", "cudnn", "cuda", "CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "KMP_AFFINITY",
-               "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS",
-               "PYTHONHASHSEED", "PYTORCH_CUDA_ALLOC_CONF")  # fmt: skip
-
-# Fields that name an environment only if the others do not distinguish it.
-_IF_NEEDED = ("cpu_model", "ATEN_CPU_CAPABILITY")
+# The settings of a run that name its environment, beside the facts that can change a bit.
+_SETTINGS = ("engine", "device", "num_threads")
 
 
 def determinism(data: ReportData) -> Part:
@@ -88,20 +82,13 @@ def _facts(all_runs: "Sequence[Run]") -> list[Fact]:
     facts = []
     for arithmetic in dict.fromkeys(run.first.arithmetic for run in all_runs):
         compared = [pair for run in all_runs if run.first.arithmetic == arithmetic for pair in run.pairs]
-        level = verified_level(judge_levels(compared))
-        note = f"{LEVELS[level]}{_emulated(compared, level)}; " if level else "no two certificates are equal; "
+        results = judge_levels(compared)
+        level = verified_level(results)
+        note = f"{results[level - 1].scope}; " if level else "no two certificates are equal; "
         num_steps = min((min(pair.one.num_steps, pair.other.num_steps) for pair in compared), default=0)
         note += f"{len(compared)} pairs of certificates, at least {num_steps} steps each"
         facts.append(Fact(name=f"Same bits, {arithmetic}", value=f"L{level}", note=note))
     return facts
-
-
-def _emulated(compared: Iterable[Pair], level: int) -> str:
-    """Return ", emulated" if the other architecture was an emulator in every equal pair: that is no real processor."""
-    equal = [pair for pair in compared if pair.divergence is None and level in pair.levels]
-    environments = [(pair.one.environment, pair.other.environment) for pair in equal]
-    is_emulated = level == 5 and all("QEMU" in one.cpu_model + other.cpu_model for one, other in environments)
-    return ", emulated" if is_emulated else ""
 
 
 class Run:
@@ -134,7 +121,7 @@ class Run:
             {
                 "run": self.title,
                 "level": f"L{rung.level}",
-                "same_bits_on": LEVELS[rung.level] + (_emulated(self.pairs, rung.level) if rung.num_equal else ""),
+                "same_bits_on": rung.scope,
                 "verdict": "diverged" if rung.num_diverged else "verified" if rung.num_equal else "not tried",
                 "is_claimed": rung.level <= claimed,
                 "num_equal_pairs": rung.num_equal,
@@ -230,33 +217,42 @@ def _distinct(certificates: Sequence[Certificate]) -> list[Certificate]:
 
 
 def _names(certificates: Sequence[Certificate]) -> list[str]:
-    """Return a name for the environment of each certificate: the fields in which it differs from any other."""
-    varying: dict[str, None] = {}
-    for other in certificates[1:]:
-        varying |= dict.fromkeys(environment_differences(certificates[0], other))
-    fields = [field for field in varying if field not in _IRRELEVANT]
-    names = [_name(certificate, fields) for certificate in certificates]
-    for optional in _IF_NEEDED:
-        fewer_fields = [field for field in fields if field != optional]
-        shorter = [_name(certificate, fewer_fields) for certificate in certificates]
+    """Return a name for the environment of each certificate: the facts in which it differs from any other."""
+    facts = [_naming_facts(certificate) for certificate in certificates]
+    first = facts[0]
+    varying = list(dict.fromkeys(n for one in facts for n in (*first, *one) if first.get(n) != one.get(n)))
+    names = [_name(certificate, one, varying) for certificate, one in zip(certificates, facts, strict=True)]
+    # Details are left out if the names distinguish as many environments without them.
+    for detail in [name for name in reversed(varying) if Decides.DETAIL in decides(name)]:
+        fewer = [name for name in varying if name != detail]
+        shorter = [_name(certificate, one, fewer) for certificate, one in zip(certificates, facts, strict=True)]
         if len(set(shorter)) == len(set(names)):
-            fields, names = fewer_fields, shorter
+            varying, names = fewer, shorter
     return names
 
 
-def _name(certificate: Certificate, fields: Sequence[str]) -> str:
-    values = surroundings(certificate)
-    parts = [_in_words(field, values[field]) for field in fields if values.get(field, "none") != "none"]
+def _naming_facts(certificate: Certificate) -> dict[str, str]:
+    """Return the facts that can change a bit, and the settings; the processor has its generation in its name."""
+    texts = surroundings(certificate) | {"cpu_model": certificate.environment.hardware.cpu}
+    return {
+        name: text
+        for name, text in texts.items()
+        if text != NONE and (name in _SETTINGS or Decides.BITS in decides(name))
+    }
+
+
+def _name(certificate: Certificate, facts: Mapping[str, str], names: Sequence[str]) -> str:
+    parts = [_in_words(name, facts[name]) for name in names if name in facts]
     return ", ".join(parts) or certificate.environment.machine
 
 
-def _in_words(field: str, value: str) -> str:
-    if field == "num_threads":
+def _in_words(name: str, value: str) -> str:
+    if name == "num_threads":
         return "1 thread" if value == "1" else f"{value} threads"
-    if field == "torch":
+    if name == "torch":
         return f"torch {value.partition('+')[0]}"
-    is_clear_alone = field in ("engine", "device", "cpu_capability", "cpu_model", "architecture")
-    return value if is_clear_alone else f"{field} {value}"
+    is_clear_alone = name in ("engine", "device", "cpu_capability", "cpu_model", "architecture")
+    return value if is_clear_alone else f"{name} {value}"
 
 
 def _drift_rows(name: str, pair: Pair) -> list[dict[str, object]]:

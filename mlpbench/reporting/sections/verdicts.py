@@ -23,6 +23,7 @@ _LISTS = {
     "changed": "Changed: the same name, but another workload",
     "incomparable": "Cannot compare: measured on different machines",
 }
+_UNKNOWN_MACHINE = "Not known to be one machine: these facts were not recorded on both sides"
 _UNREPLICATED = "No verdict: needs at least 2 processes per side; measure with --preset default (ab: more --pairs)"
 
 
@@ -129,6 +130,9 @@ def _remarks(judgement: Judgement) -> list[dict[str, str]]:
         # The reason and the advice are the same for all, so they stand in one row.
         names = f"{len(judgement.unreplicated)}: {', '.join(judgement.unreplicated)}"
         rows.append({"what": _UNREPLICATED, "benchmark": names})
+    if judgement.unknown_machine:
+        rows.append({"what": _UNKNOWN_MACHINE, "benchmark": ", ".join(judgement.unknown_machine)})
+    rows += [{"what": "Left out", "benchmark": processes} for processes in judgement.left_out]
     return rows + [{"what": "Different between the sides", "benchmark": fields} for fields in judgement.different]
 
 
