@@ -194,16 +194,26 @@ def format_value(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def without_paths(value: str, *, reads_files: bool = True) -> str:
-    """Return the value; for a path a digest of what it names, because no record may hold a path.
+def is_path(value: str) -> bool:
+    """True if a text is a path, or holds one: no record may hold a path."""
+    return "/" in value or "\\" in value
 
-    A digest is that of the files, so that the same library in another folder is the same. A path without a file is
+
+def without_paths(value: str) -> str:
+    """Return the value, or the text `(a path)` if it is a path."""
+    return "(a path)" if is_path(value) else value
+
+
+def digest_paths(value: str, *, reads_files: bool = True) -> str:
+    """Return the value, or a digest of what it names if it is a path, so that two paths are told apart.
+
+    The digest is that of the files, so that the same library in another folder is the same. A path without a file is
     digested as text, and so is every path if `reads_files` is false.
 
-    >>> without_paths("4"), without_paths("/no/such/file")
-    ('4', '(a path, sha256 4a3f2b54)')
+    >>> digest_paths("4"), digest_paths("/no/such/file")
+    ('4', '(a path, sha256 6e778f53)')
     """
-    if "/" not in value and "\\" not in value:
+    if not is_path(value):
         return value
     # A value may have several paths, as that of LD_PRELOAD, or paths among options.
     parts = [value] if _file_digest(value) else re.split(r"[\s:;,=]+", value)

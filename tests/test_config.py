@@ -1,12 +1,13 @@
 """RunConfig and its settings, grids, and the look-up of names."""
 
+import re
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 
-from mlpbench.config import RunConfig, format_value, grid, override
+from mlpbench.config import RunConfig, digest_paths, format_value, grid, override, without_paths
 from mlpbench.errors import InputError, choose
 from tests.strategies import configs
 
@@ -170,3 +171,30 @@ def test_lists_and_numbers_of_numpy_become_the_types_of_the_fields():
     assert config == RunConfig(hidden_sizes=(64, 32), activations=("relu", "relu"), lr=1.0, batch_size=10)
     assert str(config) == "hidden_sizes=64,32 activations=relu,relu batch_size=10 lr=1.0"
     assert hash(config) == hash(RunConfig(hidden_sizes=(64, 32), activations=("relu",), lr=1.0, batch_size=10))
+
+
+# --- paths
+
+
+def test_file_is_digested_by_its_content_and_another_path_by_its_text(tmp_path):
+    texts = {}
+    for folder, content in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lib.so").write_text(content)
+        texts[folder] = digest_paths(str(tmp_path / folder / "lib.so"))
+    assert texts["a"] == texts["b"] != texts["c"]
+    missing = [digest_paths(str(tmp_path / folder / "missing.so")) for folder in "aab"]
+    assert missing[0] == missing[1] != missing[2]
+    # Of several paths, each counts.
+    several = [digest_paths(f"{tmp_path / 'a' / 'lib.so'}:{tmp_path / folder / 'lib.so'}") for folder in "abc"]
+    assert several[0] == several[1] != several[2]
+
+
+@pytest.mark.parametrize("value", ["/", "a/b", "C:\\a", "/" * 5000, "/dev/zero", "/a\0b", "/\udcff"])
+def test_digest_of_a_path_is_a_short_text_without_it(value):
+    assert re.fullmatch(r"\(a path, sha256 [0-9a-f]{8}\)", digest_paths(value))
+
+
+@pytest.mark.parametrize("value", ["", "4", "default", "a=b:c"])
+def test_value_without_a_path_stays(value):
+    assert digest_paths(value) == without_paths(value) == value

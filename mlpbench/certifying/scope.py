@@ -37,7 +37,8 @@ def scope(level: int, equal: Pairs) -> str:
     elif level == 5:
         text = _architectures(machines)
     elif level == 6:
-        text = f"CPU and {_list('GPU', sorted({str(m.gpu_model) for m in machines if m.has_gpu}))}"
+        gpus = sorted({str(machine.gpu_model) for machine in machines if machine.has_gpu})
+        text = f"CPU and {_list('GPU', gpus)}" if gpus else LEVELS[level]
     else:
         text = LEVELS[level]
     return text

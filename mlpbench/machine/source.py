@@ -23,6 +23,8 @@ _LOCAL_VARIABLES = (
 
 # What decides the benchmarks, beside the package.
 _BESIDE = ("bench", "pyproject.toml")
+# What Python compiles is no source, also where no .gitignore says so.
+_NOT_COMPILED = ":(top,exclude)*__pycache__*"
 # Folders into which package managers install.
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -76,7 +78,7 @@ def read(package: Path = PACKAGE) -> Source:
         if not git("ls-files", "--", "__init__.py", folder=package):
             raise InputError("no git repository holds it")
         status = git(
-            "status", "--porcelain=v2", "--branch", "--untracked-files=normal", "--", ".",
+            "status", "--porcelain=v2", "--branch", "--untracked-files=normal", "--", _NOT_COMPILED, ".",
             *(f"../{name}" for name in beside), folder=package,
         )  # fmt: skip
     except InputError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mlpbench.config import without_paths
+from mlpbench.config import digest_paths
 from mlpbench.records.environment import NONE, Stack
 from mlpbench.records.facts import recorded_variables
 
@@ -100,7 +100,7 @@ def _glibc() -> str:
 
 def _value(text: str) -> str:
     """Return the value of a variable as a record may hold it: printable, short, and without a path."""
-    value = without_paths(text)
+    value = digest_paths(text)
     if value.isprintable() and len(value) <= _LONGEST_VALUE:
         return value
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlpbench.config import RunConfig, override, without_paths
+from mlpbench.config import RunConfig, digest_paths, override
 from mlpbench.errors import InputError
 from mlpbench.machine import source
 
@@ -34,13 +34,13 @@ class Side:
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the side as text for a record, without paths."""
-        labels = [*self.settings, *(f"env:{name}={without_paths(value)}" for name, value in self.variables.items())]
+        labels = [*self.settings, *(f"env:{name}={digest_paths(value)}" for name, value in self.variables.items())]
         if self.commit:
             labels.append(f"commit={self.commit}")
         if self.interpreter != sys.executable:
             # Not resolved: two virtual environments may share the file of their Python.
             path = str(Path(shutil.which(self.interpreter) or self.interpreter).absolute())
-            labels.append(f"python={without_paths(path, reads_files=False)}")
+            labels.append(f"python={digest_paths(path, reads_files=False)}")
         return tuple(labels)
 
 

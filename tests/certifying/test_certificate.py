@@ -1,7 +1,7 @@
 """Check that a certificate survives its file, and that a damaged file is refused in one line."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,9 @@ from mlpbench.certifying import certificate
 from mlpbench.certifying.divergence import drift, first_divergence
 from mlpbench.cli.main import main
 from mlpbench.errors import InputError
+from mlpbench.records.flat_environment import FlatEnvironment
 from tests import strategies
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("restore_threads")
 
@@ -34,6 +36,47 @@ def test_sampled_values_survive_with_minus_zero_as_zero():
 def test_certificate_survives_its_file(original, tmp_path):
     certificate.write(tmp_path / "deep" / "c.json", original)
     assert certificate.read(tmp_path / "deep" / "c.json") == original
+
+
+def as_format_1(path, original):
+    """Write a certificate as format 1 had it: its environment was flat."""
+    content = certificate.plain(original)
+    hardware, stack = content["environment"].pop("hardware"), content["environment"].pop("stack")
+    flat = content["environment"] | hardware | stack | {"num_cpus": stack["num_allowed_cpus"]}
+    names = [f.name for f in fields(FlatEnvironment)]
+    absent = dict.fromkeys(("gpu_model", "gpu_memory_bytes", "cuda", "cudnn"))
+    content |= {"format": 1, "environment": {name: (flat | absent)[name] for name in names}}
+    path.write_text(json.dumps({"mlpbench_certificate": 1, **content, "sha256": certificate._seal(content)}))
+
+
+def test_certificate_of_format_1_is_read_and_knows_no_more_than_its_file(tmp_path):
+    original = strategies.certificate()
+    as_format_1(tmp_path / "c.json", original)
+    loaded = certificate.read(tmp_path / "c.json")
+    assert loaded == replace(original, environment=strategies.as_before_schema_3(original.environment))
+    # It is written in the present format.
+    certificate.write(tmp_path / "d.json", loaded)
+    assert certificate.read(tmp_path / "d.json") == loaded
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"environment": {}}, {"environment": None}])
+def test_certificate_of_format_1_with_other_content_is_refused(tmp_path, change):
+    path = tmp_path / "c.json"
+    as_format_1(path, strategies.certificate())
+    content = json.loads(path.read_text()) | change
+    del content["sha256"], content["mlpbench_certificate"]
+    path.write_text(json.dumps({"mlpbench_certificate": 1, **content, "sha256": certificate._seal(content)}))
+    assert line_of(lambda: certificate.read(path)).startswith(f"{path} is ")
+
+
+COMMITTED = sorted((ROOT / "results").glob("*/certificates/*.json"))
+
+
+def test_every_committed_certificate_is_read():
+    environments = {path: certificate.read(path).environment for path in COMMITTED}
+    # A source distribution has no results.
+    assert len(environments) >= 40 or not (ROOT / "results").exists()
+    assert {path.parent.parent.name for path in COMMITTED} >= {e.machine for e in environments.values()}
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -78,7 +121,8 @@ def test_sealed_file_of_any_content_is_read_or_refused(original, tmp_path, choic
         (b"9" * 10_000, "not JSON"),
         (b"[]", "is not a certificate; `mlpbench certify` makes one"),
         (b'{"kind": "session"}', "is not a certificate"),
-        (b'{"mlpbench_certificate": 2}', "is a certificate of format 2; this mlpbench reads 1"),
+        (b'{"mlpbench_certificate": 3}', "is a certificate of format 3; this mlpbench reads 1 to 2"),
+        (b'{"mlpbench_certificate": "1"}', "is a certificate of format '1'; this mlpbench reads 1 to 2"),
         (b'{"mlpbench_certificate": 1}', "is damaged"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 
 from mlpbench.cli.main import main
 from mlpbench.machine import fitness
+from tests.strategies import changed
 
 
 @pytest.fixture
@@ -46,11 +47,9 @@ def test_variables_of_debugging_aids_are_findings(quick, monkeypatch):
 
 
 def test_more_threads_than_cpus_are_not_fit(quick, monkeypatch):
-    from dataclasses import replace
-
     from mlpbench.machine.environment import current
 
-    crowded = replace(current(), num_threads=8, num_cpus=2)
+    crowded = changed(current(), num_threads=8, num_allowed_cpus=2)
     monkeypatch.setattr(fitness, "current", lambda: crowded)
     assert finding("threads").is_fit is False
 

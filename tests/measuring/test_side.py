@@ -1,5 +1,7 @@
 """Test that a side of a comparison is parsed, labelled and refused correctly, and that worktrees are removed."""
 
+import sys
+
 import pytest
 
 from mlpbench.config import RunConfig
@@ -20,7 +22,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_side_is_settings_variables_interpreter_and_commit(monkeypatch):
-    monkeypatch.setattr("mlpbench.measuring.side._git", lambda *arguments: f"hash of {arguments[-1]}")
+    monkeypatch.setattr("mlpbench.machine.source.git", lambda *arguments: f"hash of {arguments[-1]}")
     settings = ["lr=0.1", "env:OMP_NUM_THREADS=1", "python=/opt/python", "commit=HEAD~1", "env:X=a=b"]
     side = parse_side(settings, RunConfig())
     assert side.settings == ("lr=0.1",)
@@ -30,7 +32,25 @@ def test_side_is_settings_variables_interpreter_and_commit(monkeypatch):
 
 def test_labels_hold_no_path():
     side = parse_side(["env:LD_PRELOAD=/usr/lib/libjemalloc.so", "python=/home/me/bin/python"], RunConfig())
-    assert side.labels == ("env:LD_PRELOAD=(a path)", "python=(a path)")
+    assert all("/" not in label and "(a path, sha256 " in label for label in side.labels)
+    assert [label.partition("=")[0] for label in side.labels] == ["env:LD_PRELOAD", "python"]
+
+
+@pytest.mark.parametrize("setting", ["env:LD_PRELOAD={}", "env:XLA_FLAGS=--xla_dump_to={}", "python={}"])
+def test_labels_tell_two_paths_apart(setting):
+    labels = [
+        parse_side([setting.format(path)], RunConfig()).labels for path in ("/opt/a/bin", "/opt/b/bin", "/opt/a/bin")
+    ]
+    assert labels[0] != labels[1]
+    assert labels[0] == labels[2]
+
+
+def test_virtual_environments_with_one_python_have_different_labels(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "python").symlink_to(sys.executable)
+    one, other = (parse_side([f"python={tmp_path / name / 'python'}"], RunConfig()).labels for name in ("a", "b"))
+    assert one != other
 
 
 @pytest.mark.parametrize("setting", ["lr", "=3", "unknown=1", "lr=fast", "batch_size=0"])

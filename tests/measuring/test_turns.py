@@ -201,3 +201,17 @@ def test_only_the_same_design_is_resumed():
     assert turns.same_design(records, replace(old, id="new")) == old
     for change in ({"pairs": 4}, {"rounds": 3}, {"b": ("lr=1",)}, {"config": RunConfig(seed=1)}):
         assert turns.same_design(records, replace(old, id="new", **change)) is None
+
+
+@pytest.mark.parametrize("setting", ["env:LD_PRELOAD={}", "python={}"])
+def test_plan_with_another_path_is_another_design(setting):
+    def request(path):
+        side = parse_side([setting.format(path)], RunConfig())
+        return turns.make_plan(
+            Side(), side, command="ab", operations=["train_step"], config=RunConfig(), pairs=3, rounds=2,
+            interleaved=True,
+        )  # fmt: skip
+
+    interrupted = request("/opt/one/lib.so")
+    assert turns.same_design(results(interrupted), request("/opt/one/lib.so")) == interrupted
+    assert turns.same_design(results(interrupted), request("/opt/other/lib.so")) is None

@@ -91,7 +91,7 @@ def test_noise_floor_from_too_few_processes_is_not_stored(tmp_path, capsys):
 def test_side_runs_with_its_environment_variables(tmp_path):
     main([*AB, "--b", "env:OMP_NUM_THREADS=1", "--pairs", "1", "--results", str(tmp_path)])
     results = store.load([only_file(tmp_path)])
-    variables = {s.side: dict(s.environment.variables).get("OMP_NUM_THREADS") for s in results.sessions.values()}
+    variables = {s.side: dict(s.environment.stack.variables).get("OMP_NUM_THREADS") for s in results.sessions.values()}
     assert variables["b"] == "1"
     assert variables["a"] == os.environ.get("OMP_NUM_THREADS")
 

@@ -93,7 +93,9 @@ def test_accuracies_of_runs_of_different_length_are_not_compared():
     [
         ({"architecture": "aarch64", "cpu_model": "Example ARM"}, ["x86_64", "aarch64"]),
         ({"variables": (("PYTHONHASHSEED", "1"),), "num_threads": 1}, ["2 threads", "1 thread"]),
-        ({"cpu_model": "Other CPU"}, ["example-cpu-2cpu", "other-cpu-2cpu"]),
+        ({"cpu_model": "Other CPU"}, ["Example CPU 25/17", "Other CPU 25/17"]),
+        ({"cpu_family": 26}, ["Example CPU 25/17", "Example CPU 26/17"]),
+        ({"caches": None, "cpu_family": 26, "cpu_capability": "AVX512"}, ["AVX2", "AVX512"]),
     ],
 )
 def test_processor_is_named_only_if_it_distinguishes_environments(changes, names):
@@ -145,8 +147,8 @@ def test_level_that_only_an_emulator_confirms_says_so():
            certificate(torch="2.15.0")]  # fmt: skip
     emulated = certificate(architecture="aarch64", cpu_model="QEMU Neoverse N1")
     silicon = certificate(architecture="aarch64", cpu_model="Neoverse N1")
-    assert facts([*x86, emulated])[0].note.startswith("x86 and ARM, emulated; ")
-    assert facts([*x86, silicon])[0].note.startswith("x86 and ARM; ")
+    assert facts([*x86, emulated])[0].note.startswith("2 architectures (aarch64, x86_64; 1 emulated); ")
+    assert facts([*x86, silicon])[0].note.startswith("2 architectures (aarch64, x86_64); ")
 
 
 def test_report_has_the_sections_and_refuses_damaged_certificates(tmp_path, monkeypatch, capsys):

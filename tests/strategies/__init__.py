@@ -22,7 +22,7 @@ from tests.strategies.example_records import (
     trained,
 )
 from tests.strategies.example_report import HOSTILE_REASON, example
-from tests.strategies.random_records import any_floats, any_place, configs, histories, records
+from tests.strategies.random_records import any_floats, any_place, configs, environments, histories, records
 
 __all__ = [
     "ENVIRONMENT",
@@ -38,6 +38,7 @@ __all__ = [
     "changed",
     "check",
     "configs",
+    "environments",
     "example",
     "histories",
     "measurement",

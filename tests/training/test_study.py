@@ -13,6 +13,7 @@ from mlpbench.training.study import STUDIES, TUTORIAL, FailedRunsError, Study, c
 from mlpbench.training.trainer import check_names
 from mlpbench.workload import datasets
 from mlpbench.workload.optimizers import OPTIMIZERS
+from tests.strategies import changed
 from tests.training.study_log import Log
 
 every_study = pytest.mark.parametrize("name", STUDIES)
@@ -134,7 +135,7 @@ def test_single_config_is_trained_in_this_process_for_any_jobs(small, monkeypatc
     ("num_threads", "num_cpus", "jobs"), [(None, 8, 8), (1, 8, 8), (2, 8, 4), (3, 8, 2), (16, 8, 1), (None, 1, 1)]
 )
 def test_default_jobs_are_the_cpus_over_the_thread_count(num_threads, num_cpus, jobs, monkeypatch):
-    machine = replace(environment.current(), num_cpus=num_cpus)
+    machine = changed(environment.current(), num_allowed_cpus=num_cpus)
     monkeypatch.setattr(environment, "current", lambda: machine)
     configs = [RunConfig(num_threads=num_threads, seed=seed) for seed in range(3)]
     assert default_jobs(configs) == jobs

@@ -226,7 +226,7 @@ def _names(certificates: Sequence[Certificate]) -> list[str]:
     for detail in [name for name in reversed(varying) if Decides.DETAIL in decides(name)]:
         fewer = [name for name in varying if name != detail]
         shorter = [_name(certificate, one, fewer) for certificate, one in zip(certificates, facts, strict=True)]
-        if len(set(shorter)) == len(set(names)):
+        if fewer and len(set(shorter)) == len(set(names)):
             varying, names = fewer, shorter
     return names
 
