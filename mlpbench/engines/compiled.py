@@ -21,6 +21,7 @@ from torch.nn import functional
 from mlpbench.config import RunConfig
 from mlpbench.engines import optimizer_rules
 from mlpbench.engines.argument_checks import check_supported
+from mlpbench.engines.cpp.cache import give_private_folder
 from mlpbench.engines.engine import Engine, Progress, stages
 from mlpbench.errors import InputError
 from mlpbench.workload.activations import ACTIVATIONS
@@ -102,6 +103,7 @@ class _CompiledStep:
     """Run a kind of step, compiled. Its first call compares it with the step as it is written."""
 
     def __init__(self, config: RunConfig, *, has_stages: bool) -> None:
+        give_private_folder("TORCHINDUCTOR_CACHE_DIR", "inductor")
         # Each has a code object of its own, because torch.compile gives up on code that it has compiled too often.
         self._written = FunctionType(_step.__code__.replace(), _step.__globals__)
         self._written.__kwdefaults__ = {"config": config, "has_stages": has_stages}
@@ -156,7 +158,8 @@ class Compiled(Engine):
     """Train by one graph for the whole step. A shorter last batch gets a graph of its own.
 
     Raises:
-        InputError: at the first step, if torch.compile cannot compile it, or compiles it wrongly.
+        InputError: at the first step, if torch.compile cannot compile it, or compiles it wrongly, and if others can
+            write where it keeps its code.
     """
 
     arithmetic = "compiled"

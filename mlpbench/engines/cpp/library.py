@@ -12,9 +12,7 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -24,7 +22,8 @@ from torch import Tensor
 
 from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
-from mlpbench.errors import InputError
+from mlpbench.engines.cpp import cache, compiler
+from mlpbench.errors import InputError, printable
 
 _HEADER = Path(__file__).with_name("native.h")
 COMPILERS = ("c++", "g++", "clang++")
@@ -39,6 +38,12 @@ _FLAGS = (
 _NATIVE = (("-march=native",), ("-mcpu=native",), ())
 # The same for a lower vector level. PyTorch's own kernels run at this level, which `ATEN_CPU_CAPABILITY` can lower.
 _BELOW_NATIVE = {"DEFAULT": ((),), "AVX2": (("-mavx2", "-mfma"), ())}
+
+# A loop that the compiler turns into vector instructions, so that the assembler must know them too.
+_PROBE = 'extern "C" void probe(float* a, int n) { for (int i = 0; i < n; ++i) a[i] = a[i] * 2 + 1; }\n'
+# A slow machine needs a second for the first and some minutes for the second.
+_PROBE_LIMIT_S, _LIMIT_S = 30.0, 900.0
+
 POINTER, INT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
@@ -79,14 +84,7 @@ class Library:
             InputError: if there is no compiler, if it fails, or if the library cannot be written or loaded.
             AssertionError: if a mirror has another size than its structure.
         """
-        path = self.path()
-        if not path.exists():
-            self.build(path)
-        try:
-            # A PyDLL keeps the interpreter's lock, so that there are never two calls at the same time.
-            library = ctypes.PyDLL(str(path))
-        except OSError as error:
-            raise InputError(f"engine {self.engine} was built, but cannot be loaded: {error}; {self.instead}") from None
+        library = self._open()
         for mirror in mirrors:
             name, size = mirror.__name__.removeprefix("_"), ctypes.sizeof(mirror)
             size_of = library[f"size_of_{name}"]
@@ -98,6 +96,30 @@ class Library:
                 )
         return library
 
+    def _open(self) -> ctypes.PyDLL:
+        """Load the library, after a check of what is loaded.
+
+        No other user can change the library between check and loading: they can neither write in its folder nor change
+        the meaning of its path, and it is opened by no name of theirs. The shared lock keeps away the other processes
+        of this user. So it can be loaded by its name, which debuggers and profilers then show.
+        """
+        path = self.path()
+        cache.make_private(path.parent)
+        reason = None
+        for is_built in (False, True):
+            with cache.locked(path.parent, is_shared=True):
+                reason = cache.damage(path)
+                if reason is None:
+                    try:
+                        # A PyDLL keeps the interpreter's lock, so that there are never two calls at the same time.
+                        return ctypes.PyDLL(str(path))
+                    except OSError as error:
+                        reason = f"cannot be loaded ({error})"
+            if not is_built:
+                self.build(path, reason)
+        cache.remove(path)
+        raise InputError(printable(f"engine {self.engine}: the library that was built {reason}; {self.instead}"))
+
     def _files(self) -> tuple[Path, ...]:
         return _HEADER, self.source, *sorted(self.source.parent.glob(f"{self.source.stem}_*.h"))
 
@@ -105,8 +127,7 @@ class Library:
         """Return the path of the compiled library: another for each source, compiler flags, PyTorch and processor."""
         key = hashlib.sha256(b"".join(file.read_bytes() for file in self._files()))
         key.update(repr((_FLAGS, _levels(), os.environ.get("CXX"), torch.__version__, processor())).encode())
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return cache / "mlpbench" / f"{self.engine}-{key.hexdigest()[:16]}.so"
+        return cache.home() / f"{self.engine}-{key.hexdigest()[:16]}.so"
 
     def enumeration(self, name: str) -> dict[str, int]:
         """Read the names and codes of an enumeration from the C++; kLeakyRelu becomes `leaky_relu`.
@@ -123,44 +144,84 @@ class Library:
         """Return the command of the C++ compiler: `$CXX`, or the first one that is installed.
 
         Raises:
-            InputError: if there is no compiler.
+            InputError: if there is no compiler, or if CXX is no command.
         """
-        chosen = shlex.split(os.environ.get("CXX", ""))
+        setting = os.environ.get("CXX", "")
+        try:
+            chosen = shlex.split(setting)
+        except ValueError as error:
+            raise InputError(
+                printable(f"CXX is {setting!r}, which is no command: {error}; set it to a C++ compiler, or unset it")
+            ) from None
+        if setting and not chosen:
+            raise InputError(f"CXX is {setting!r}, which is no command; set it to a C++ compiler, or unset it")
         for command in [chosen] if chosen else [[name] for name in COMPILERS]:
             if shutil.which(command[0]):
-                return command
+                # It runs in another folder.
+                return [str(Path(command[0]).absolute()), *command[1:]] if os.sep in command[0] else command
+        names = " or ".join([printable(chosen[0]) or "program ''"] if chosen else COMPILERS)
         raise InputError(
-            f"engine {self.engine} needs a C++ compiler, and found no {' or '.join(chosen[:1] or COMPILERS)}; "
-            f"install g++ or clang, or set CXX to a compiler ({self.instead})"
+            f"engine {self.engine} needs a C++ compiler, and found no {names}; install g++ or clang, or set CXX to a "
+            f"compiler ({self.instead})"
         )
 
-    def build(self, path: Path) -> None:
+    def build(self, path: Path, reason: str | None = None) -> None:
         """Compile the library. It gets its name last, so that processes which build at once leave one whole library.
 
+        `reason` says what is wrong with the library that has the name now.
+
         Raises:
-            InputError: if there is no compiler, if it fails, or if the folder cannot be written.
+            InputError: if there is no compiler, if it fails or hangs, or if the folder cannot be written.
         """
-        compiler = self.compiler()
-        print(
-            f"building engine {self.engine} for this machine; this takes some seconds, once",
-            file=sys.stderr,
-            flush=True,
+        cache.make_private(path.parent)
+        command = self.compiler()
+        notice = (
+            f"building engine {self.engine} for this machine; this takes some seconds, once"
+            if reason is None or not os.path.lexists(path)
+            else printable(f"engine {self.engine}: {path} {reason}; building it again, which takes some seconds")
         )
+        # A full disk, where standard error is a file, is no reason not to build.
+        with contextlib.suppress(OSError):
+            print(notice, file=sys.stderr, flush=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                library = Path(folder) / "library.so"
-                for level in _levels():
-                    command = [*compiler, *_FLAGS, *level, str(self.source), "-o", str(library)]
-                    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
-                    if result.returncode == 0:
-                        library.replace(path)
-                        return
+            with cache.workspace(path.parent) as folder:
+                cache.store(self._compile(command, folder), path)
         except OSError as error:
-            raise InputError(f"engine {self.engine} cannot be built: {error}; {self.instead}") from None
-        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if "error" in line] or lines or [f"exit code {result.returncode}"]
-        raise InputError(f"engine {self.engine}: {compiler[0]} cannot build it: {errors[0]} ({self.instead})")
+            problem = error.strerror or error
+            raise InputError(printable(f"engine {self.engine} cannot be built: {problem}; {self.instead}")) from None
+
+    def _compile(self, command: list[str], folder: Path) -> Path:
+        """Compile the library in a folder, and return its path there.
+
+        The compiler works there, on copies of the sources. So a program that CXX names by mistake damages nothing else.
+
+        Raises:
+            InputError: if the compiler fails, or makes no library.
+            OSError: if it hangs, or the folder cannot be written.
+        """
+        for file in self._files():
+            copy = folder / file.parent.name / file.name
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+        source, probe = folder / self.source.parent.name / self.source.name, folder / "probe.cpp"
+        probe.write_text(_PROBE, encoding="utf-8")
+        library = folder / "library.so"
+        failure: compiler.CompileError | None = None
+        for level in _levels():
+            common = [*command, *_FLAGS, *level, "-o", str(library)]
+            try:
+                compiler.build([*common, str(probe)], library, limit_s=_PROBE_LIMIT_S, scratch=folder)
+            except compiler.CompileError as error:
+                failure = error
+                continue
+            try:
+                # If it fails, a lower level would at best leave a slow library for ever.
+                compiler.build([*common, str(source)], library, limit_s=_LIMIT_S, scratch=folder)
+            except compiler.CompileError as error:
+                failure = error
+                break
+            return library
+        raise InputError(f"engine {self.engine}: {printable(command[0])} cannot build it: {failure} ({self.instead})")
 
     def sizes(self, parameters: list[Tensor], num_layers: int) -> list[int]:
         """Return the widths of a perceptron, from its inputs to its outputs, as its parameters' shapes have them.

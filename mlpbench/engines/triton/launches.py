@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mlpbench.config import RunConfig
+from mlpbench.engines.cpp.cache import give_private_folder
 from mlpbench.errors import InputError
 
 # An H100 has 132 multiprocessors. With fewer programs than this, smaller tiles are faster.
@@ -46,7 +47,8 @@ def check_machine(device: torch.device) -> None:
     """Check that the kernels can run on this machine.
 
     Raises:
-        InputError: for another device than CUDA, except under Triton's interpreter; and if Triton is missing or fails.
+        InputError: for another device than CUDA, except under Triton's interpreter; if Triton is missing or fails; and
+            if others can write where it keeps its code.
     """
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") and kernels().IS_INTERPRETED:
         return
@@ -61,6 +63,7 @@ def check_machine(device: torch.device) -> None:
 
 @functools.cache
 def _check_compiler(device: torch.device) -> None:
+    give_private_folder("TRITON_CACHE_DIR", "triton")
     out = torch.zeros(1, dtype=torch.int32, device=device)
     try:
         kernels().probe[(1,)](out, **_FUSION)
