@@ -22,7 +22,7 @@ from mlpbench.config import RunConfig
 from mlpbench.engines import optimizer_rules
 from mlpbench.engines.argument_checks import check_supported
 from mlpbench.engines.cpp.cache import give_private_folder
-from mlpbench.engines.engine import Engine, Progress, stages
+from mlpbench.engines.engine import Engine, Progress, State, stages
 from mlpbench.errors import InputError
 from mlpbench.workload.activations import ACTIVATIONS
 
@@ -206,6 +206,9 @@ class Compiled(Engine):
         with torch.no_grad():
             logits: Tensor = self._model(x)
         return logits
+
+    def _optimizer_state(self) -> State:
+        return dict(self._training.state.named())
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         index = torch.arange(len(x), device=x.device)

@@ -6,13 +6,15 @@ and the results of all steps are added up on the device. `fused_cuda` records it
 Shapes: N samples, B batch, D features, C classes, K steps.
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mlpbench.config import RunConfig
 from mlpbench.engines.eager import Eager
-from mlpbench.engines.engine import Progress
+from mlpbench.engines.engine import Progress, State, copy_tensors
 from mlpbench.engines.recorder import Recorder, Run, Single, Steps, record, warm_up
 from mlpbench.errors import InputError
 from mlpbench.workload.optimizers import OPTIMIZERS
@@ -37,13 +39,13 @@ class _EagerRecorder(Recorder):
         self.optimizer.zero_grad(set_to_none=True)
 
     @property
-    def _optimizer_state(self) -> list[Tensor]:
+    def optimizer_state(self) -> list[Tensor]:
         """Return the tensors that the optimizer keeps from step to step. All are 0 before the first step."""
         states = self.optimizer.state.values()
         return [each for state in states for each in state.values() if isinstance(each, Tensor)]
 
     def restart(self) -> None:
-        for tensor in self._optimizer_state:
+        for tensor in self.optimizer_state:
             tensor.zero_()
 
     def record_steps(self, x: Tensor, y: Tensor, num_steps: int, size: int) -> Steps:
@@ -73,7 +75,9 @@ class _EagerRecorder(Recorder):
         return Single(x=x, y=y, run=self._record(run), results=results)
 
     def _record(self, run: Run) -> Run:
-        return record(run, [*self.parameters, *self._optimizer_state, self.totals])
+        # A model may draw random numbers, also while its steps are recorded.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return record(run, [*self.parameters, *self.optimizer_state, self.totals])
 
     def _compute(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Compute a step as `eager` does, but let autograd use copies of the parameter objects.
@@ -111,12 +115,26 @@ class CudaGraph(Eager):
         self._optimizer = self._recorder.optimizer
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self._recorder.step(x, y)
+        return self._recorder.step(x, y, self._seeded)
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
-        return self._recorder.train(x, y, order, batch_size)
+        return self._recorder.train(x, y, order, batch_size, self._seeded)
 
     def trace(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         eager = Eager(self._model, self._config)
-        eager._optimizer = self._optimizer
+        eager._optimizer, eager.num_steps = self._optimizer, self.num_steps
+        self.num_steps += 1
         return eager.trace(x, y)
+
+    def _optimizer_state(self) -> State:
+        # The recorded steps contain the addresses of these tensors, so they are never replaced.
+        return {str(i): tensor for i, tensor in enumerate(self._recorder.optimizer_state)}
+
+    def _restore_optimizer(self, state: State) -> None:
+        copy_tensors(state, self._optimizer_state())
+
+    def _seeded(self, num_steps: int) -> AbstractContextManager[None]:
+        """Return a context for the next steps, which a graph does at once: they share the seed of the first of them."""
+        context = self.randomness.step(self.num_steps)
+        self.num_steps += num_steps
+        return context

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlpbench.config import RunConfig
-from mlpbench.engines.engine import Engine, stages
+from mlpbench.engines.engine import Engine, State, stages
 from mlpbench.workload.optimizers import OPTIMIZERS
+from mlpbench.workload.randomness import Randomness
 
 
 class Eager(Engine):
@@ -18,21 +19,27 @@ class Eager(Engine):
         super().__init__(model, config)
         self._optimizer = OPTIMIZERS[config.optimizer].make(model.parameters(), config)
         self._graph: Tensor | None = None
+        is_known = type(self._optimizer).__module__.startswith("torch.optim.")
+        self.randomness = Randomness(model, config.seed, self.device, has_known_optimizer=is_known)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        self._optimizer.zero_grad(set_to_none=True)
-        logits = self._model(x)
-        loss = functional.cross_entropy(logits, y)
-        loss.backward()
-        self._optimizer.step()
+        with self.randomness.step(self.num_steps):
+            self._optimizer.zero_grad(set_to_none=True)
+            logits = self._model(x)
+            loss = functional.cross_entropy(logits, y)
+            loss.backward()
+            self._optimizer.step()
+        self.num_steps += 1
         return loss.detach(), logits.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self._model(x)
+        with self.randomness.step(self.num_steps):
+            logits: Tensor = self._model(x)
         return logits
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        self._graph = functional.cross_entropy(self._model(x), y)
+        with self.randomness.step(self.num_steps):
+            self._graph = functional.cross_entropy(self._model(x), y)
         return self._graph.detach()
 
     def backward(self) -> None:
@@ -41,7 +48,15 @@ class Eager(Engine):
         self._graph.backward(retain_graph=True)
 
     def update(self) -> None:
-        self._optimizer.step()
+        with self.randomness.step(self.num_steps):
+            self._optimizer.step()
+        self.num_steps += 1
+
+    def _optimizer_state(self) -> State:
+        return self._optimizer.state_dict()
+
+    def _restore_optimizer(self, state: State) -> None:
+        self._optimizer.load_state_dict(state)
 
     def logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():

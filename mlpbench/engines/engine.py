@@ -5,8 +5,9 @@ Shapes: N samples, B batch, D features, C classes; x (B, D) float32, y (B,) int6
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from torch.nn import functional
 
 from mlpbench.config import RunConfig
 from mlpbench.engines.argument_checks import check_supported
+from mlpbench.errors import InputError
 from mlpbench.workload import datasets
+from mlpbench.workload.randomness import Randomness
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +31,10 @@ class Progress:
     """The mean loss of the last batch."""
 
 
+State = dict[str, Any]
+"""Everything that the next step depends on: tensors and plain values by name, in dicts and lists of any depth."""
+
+
 class Engine(ABC):
     """Compute training in one way. `step` and `logits` are required; the other methods have a default or are parts.
 
@@ -36,6 +43,8 @@ class Engine(ABC):
 
     arithmetic = "PyTorch"
     """The name of the arithmetic. Engines with the same name promise the same bits, unless it is `PyTorch`."""
+    depends_on: frozenset[str] = frozenset({"source", "torch", "machine", "threads"})
+    """The parts of the stack that can change a bit; `mlpbench/training/resume.py` defines them."""
     bits: int | None = None
     """The bits of each factor of a product, where the arithmetic limits them."""
     models: frozenset[str] | None = frozenset({"mlp"})
@@ -44,6 +53,8 @@ class Engine(ABC):
     """False if a step cannot be divided: there is no `forward`, `loss`, `backward` and `update`."""
     has_stages = True
     """False if there is no `trace`."""
+    has_state = True
+    """False if there is no `state`: the library keeps its own where nobody can read or set it."""
     needs_cuda = False
     """True if the engine runs on CUDA devices only."""
     is_built = False
@@ -59,6 +70,9 @@ class Engine(ABC):
         self._model = model
         self._config = config
         self.device = next(model.parameters()).device
+        self.num_steps = 0
+        """The number of steps so far; it is counted by engines that run the model's own layers."""
+        self.randomness = Randomness(model, config.seed, self.device)
 
     @classmethod
     def check_model(cls, config: RunConfig) -> None:
@@ -129,12 +143,58 @@ class Engine(ABC):
         """
         raise NotImplementedError
 
+    # --- the state, if `has_state`
+
+    def state(self) -> State:
+        """Return everything that the next step depends on; the tensors are those in use, not copies."""
+        return {
+            "model": dict(self._model.state_dict()),
+            "optimizer": self._optimizer_state(),
+            "num_steps": self.num_steps,
+        }
+
+    def restore(self, state: State) -> None:
+        """Take over the `state` of another engine of the same model and config, before the first step.
+
+        Raises:
+            InputError: if a part is missing or has another shape.
+        """
+        try:
+            self._model.load_state_dict(state["model"])
+            self._restore_optimizer(state["optimizer"])
+            self.num_steps = state["num_steps"]
+        # PyTorch reports parameters that do not fit as a RuntimeError of several lines.
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"engine {self._config.engine}: the stored state does not fit: {reason:.200}") from None
+
+    def _optimizer_state(self) -> State:
+        """Return the state of the optimizer: by default, tensors that a step changes in place."""
+        return {}
+
+    def _restore_optimizer(self, state: State) -> None:
+        """Take over the state of an optimizer; by default, copy its tensors."""
+        copy_tensors(state, self._optimizer_state())
+
     def check(self, loss: float) -> None:  # noqa: B027 (an engine may leave it as it is)
         """Refuse a loss for which the engine cannot keep its promise; by default, accept every loss.
 
         Raises:
             InputError: for such a loss.
         """
+
+
+def copy_tensors(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Copy tensors in place, by name.
+
+    Raises:
+        ValueError: if the names or shapes differ.
+    """
+    if {name: t.shape for name, t in source.items()} != {name: t.shape for name, t in target.items()}:
+        raise ValueError("it has tensors of other names or shapes")
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
 
 
 def train_on(engine: Engine, batches: datasets.Batches) -> Progress:

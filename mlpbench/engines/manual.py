@@ -13,7 +13,7 @@ from torch.nn import functional
 from mlpbench.config import RunConfig
 from mlpbench.engines import optimizer_rules
 from mlpbench.engines.argument_checks import supported
-from mlpbench.engines.engine import Engine, Progress, stages
+from mlpbench.engines.engine import Engine, Progress, State, stages
 from mlpbench.workload.activations import by_name
 
 aten = torch.ops.aten
@@ -146,6 +146,9 @@ class Manual(Engine):
 
     def update(self) -> None:
         self._rule(self._parameters, tuple(self._gradients), self._state, self._config)
+
+    def _optimizer_state(self) -> State:
+        return dict(self._state.named())
 
     def logits(self, x: Tensor) -> Tensor:
         self._find_parameters()

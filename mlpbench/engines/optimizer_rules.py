@@ -29,6 +29,13 @@ class State(NamedTuple):
     steps: Tensor
     """The number of steps (), float32."""
 
+    def named(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        lists = {"m": self.m, "v": self.v}
+        return {f"{name}{i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)} | {
+            "steps": self.steps
+        }
+
 
 Tensors = tuple[Tensor, ...]
 Rule = Callable[[Tensors, Tensors, State, RunConfig], None]

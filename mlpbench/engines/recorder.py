@@ -5,6 +5,7 @@ import operator
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,6 +21,12 @@ NUM_STEPS = 50
 # As in PyTorch's documentation: libraries allocate their handles and workspaces in the first calls.
 _WARM_UPS = 3
 Run = Callable[[], object]
+Seeded = Callable[[int], AbstractContextManager[None]]
+"""Takes the number of steps that a run does, and returns the context to do them in."""
+
+
+def _not_seeded(_num_steps: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +159,7 @@ class Recorder(ABC):
     def record_single(self, x: Tensor, y: Tensor) -> Single:
         """Record a step on batches of this size."""
 
-    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, y: Tensor, seeded: Seeded = _not_seeded) -> tuple[Tensor, Tensor]:
         """Do what an engine's `step` does."""
         self._forget_moved()
         if len(x) not in self._singles_by_size:
@@ -160,11 +167,12 @@ class Recorder(ABC):
         single = self._singles_by_size[len(x)]
         single.x.copy_(x)
         single.y.copy_(y)
-        single.run()
+        with seeded(1):
+            single.run()
         loss, logits = single.results
         return loss.clone(), logits.clone()
 
-    def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
+    def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int, seeded: Seeded = _not_seeded) -> Progress:
         """Do what an engine's `train` does. The CPU waits for the device once, at the end."""
         self._forget_moved()
         self._record_epoch(x, y, batch_size)
@@ -177,7 +185,8 @@ class Recorder(ABC):
             steps = self._steps(x, y, num_steps, min(batch_size, num_left))
             end = begin + steps.index.numel()
             steps.index.copy_(order[begin:end].reshape(steps.index.shape))
-            steps.run()
+            with seeded(num_steps):
+                steps.run()
             begin = end
         loss_sum, num_correct, last_loss = self.totals.tolist()
         return Progress(loss_sum=loss_sum, num_correct=int(num_correct), last_loss=last_loss)

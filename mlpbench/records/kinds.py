@@ -97,7 +97,7 @@ class Session(Record):
 
     id: Id
     run: Id = added_in(2, before=lambda content: content.get("id"))
-    """The id that fresh processes of one run share: each process repeats the rounds of the one before."""
+    """The id that processes of one run share: fresh ones that repeat its rounds, or one that goes on with training."""
     process: Count = added_in(2, before=0)
     """The position among the processes of the run."""
     side: Annotated[str, one_of("", "a", "b")] = added_in(2, before="")
@@ -187,6 +187,34 @@ class Block(Record):
 
 CURVES = ("train_loss", "train_accuracy", "last_loss", "test_loss", "test_accuracy", "train_s", "evaluate_s")
 """The fields of a TrainResult that have one value for each epoch."""
+
+
+@record("epoch")
+class EpochResult(Record):
+    """Hold the results of one epoch of a training run. Its run is finished if it also has a TrainResult."""
+
+    session: str
+    config: RunConfig
+    num_train: int
+    num_test: int
+    index: int
+    """The number of the epoch, from 0."""
+    train_loss: float
+    """This value and the next six are those of a TrainResult, of this epoch alone."""
+    train_accuracy: float
+    last_loss: float
+    test_loss: float
+    test_accuracy: float
+    train_s: float
+    evaluate_s: float
+    digests: tuple[tuple[str, str], ...]
+    """Pairs of a name and a digest of the state after the epoch: of the `parameters`, and, where the engine gives it,
+    of the whole `state`, from which the next epoch starts."""
+
+    def __post_init__(self) -> None:
+        """Check that the run has this epoch."""
+        if not 0 <= self.index < self.config.num_epochs:
+            raise InputError(f"index must be from 0 to {self.config.num_epochs - 1}, not {self.index}")
 
 
 @record("train_result")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
+from mlpbench.config import RunConfig
 from mlpbench.records.codec import DamageError
 from mlpbench.records.kinds import (
     KINDS,
@@ -11,6 +12,7 @@ from mlpbench.records.kinds import (
     Check,
     Conditions,
     Ending,
+    EpochResult,
     Measurement,
     Memory,
     Noise,
@@ -87,6 +89,21 @@ class Results:
             blocks.setdefault(block.measurement, []).append(block)
         return {name: group for name, group in blocks.items() if len(group) >= self.measurements[name].rounds}
 
+    def unfinished(self) -> dict[tuple[str, RunConfig], list[EpochResult]]:
+        """Return the epochs of every training run without a result, by the run of its sessions and by its config.
+
+        An epoch that was repeated after an interruption counts once, as it was at last. The run that went on last is
+        the last one.
+        """
+        epochs: dict[tuple[str, RunConfig], dict[int, EpochResult]] = {}
+        for epoch in self.epochs:
+            key = self.sessions[epoch.session].run, epoch.config
+            # Taken out and put back, the run becomes the last one.
+            epochs[key] = epochs.pop(key, {}) | {epoch.index: epoch}
+        for result in self.train_results:
+            epochs.pop((self.sessions[result.session].run, result.config), None)
+        return {key: [each for _, each in sorted(of_run.items())] for key, of_run in epochs.items()}
+
     @property
     def newest_session(self) -> Session:
         """Return the session that started last; `store.load` ensures that there is one."""
@@ -111,6 +128,11 @@ class Results:
     def blocks(self) -> list[Block]:
         """Timed blocks of all measurements."""
         return self.of(Block)
+
+    @property
+    def epochs(self) -> list[EpochResult]:
+        """Epochs of training runs, also of runs that were interrupted."""
+        return self.of(EpochResult)
 
     @property
     def train_results(self) -> list[TrainResult]:

@@ -19,7 +19,7 @@ from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
 from mlpbench.engines.argument_checks import supported
 from mlpbench.engines.cpp.library import INT, POINTER, REAL, Library, OptimizerSettings, fields, give_threads
-from mlpbench.engines.engine import Engine, Progress, stages
+from mlpbench.engines.engine import Engine, Progress, State, stages
 from mlpbench.errors import InputError
 from mlpbench.workload.activations import by_name
 from mlpbench.workload.optimizers import OPTIMIZERS as KINDS
@@ -39,6 +39,7 @@ _EVALUATION_BATCH = 1000
 """How many samples `logits` computes at a time."""
 
 _OPTIMIZER_BUFFERS = ("m", "v")
+_BUFFER_ENDS = (" m", " v")
 
 # --- mirrors of the structures in fused.cpp; the sizes are compared when the library is loaded
 
@@ -98,6 +99,7 @@ class Fused(Engine):
     """
 
     arithmetic = "fused"
+    depends_on = frozenset({"source", "torch", "machine"})
     has_parts = False
     is_built = True
 
@@ -162,6 +164,16 @@ class Fused(Engine):
         outputs[-2:] = [logits]
         dlogits = self._memory[len(self._layers) - 1, "g"][: len(x), : self._sizes[-1]].clone()
         return stages(self._model, outputs, loss, dlogits, gradients)
+
+    def _optimizer_state(self) -> State:
+        tensors = {f"{i} {name}": t for (i, name), t in self._memory.items() if name.endswith(_BUFFER_ENDS)}
+        optimizer = self._network.optimizer
+        return tensors | {"powers": torch.tensor([optimizer.power1, optimizer.power2], dtype=torch.float64)}
+
+    def _restore_optimizer(self, state: State) -> None:
+        super()._restore_optimizer(state)
+        optimizer = self._network.optimizer
+        optimizer.power1, optimizer.power2 = state["powers"].tolist()
 
     def _train(self, x: Tensor, y: Tensor, order: Tensor | None, batch_size: int, logits: Tensor | None) -> Progress:
         argument_checks.require(LIBRARY.engine, x, "inputs", torch.float32, (None, self._sizes[0]))

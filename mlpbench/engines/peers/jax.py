@@ -13,12 +13,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from mlpbench.config import RunConfig
-from mlpbench.engines.engine import Progress
+from mlpbench.engines.engine import Progress, State
 from mlpbench.engines.optimizer_rules import BETA1, BETA2, EPSILON
 from mlpbench.engines.peers.peer import Peer, load
 from mlpbench.errors import InputError
@@ -89,6 +90,22 @@ class Jax(Peer):
 
     def logits(self, x: Tensor) -> Tensor:
         return from_dlpack(self._logits(self._training.parameters, self._view(x)))
+
+    def _optimizer_state(self) -> State:
+        training = self._training
+        named = {f"{name}{i}": a for name in ("m", "v") for i, a in enumerate(getattr(training, name))}
+        return {name: torch.from_numpy(np.array(array)) for name, array in named.items()} | {
+            "steps": int(training.steps)
+        }
+
+    def _restore_optimizer(self, state: State) -> None:
+        # The parameters are those of the model, which has its own state.
+        numpy, initial = self._library.numpy, self._initial()
+        m, v = (
+            [numpy.array(state[f"{name}{i}"].numpy()) for i in range(len(getattr(initial, name)))]
+            for name in ("m", "v")
+        )
+        self._training = initial._replace(m=m, v=v, steps=numpy.asarray(state["steps"], numpy.int32))
 
     def _initial(self) -> _Training:
         numpy = self._library.numpy

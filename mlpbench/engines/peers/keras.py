@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpbench.config import RunConfig
-from mlpbench.engines.engine import Progress
+from mlpbench.engines.engine import Progress, State
 from mlpbench.engines.optimizer_rules import EPSILON
 from mlpbench.engines.peers.jax import start_xla
 from mlpbench.engines.peers.peer import Peer, silent
@@ -88,6 +88,17 @@ class Keras(Peer):
     def logits(self, x: Tensor) -> Tensor:
         with self._isolated():
             return torch.from_numpy(np.array(self._network.predict_on_batch(x.numpy())))
+
+    def _optimizer_state(self) -> State:
+        with self._isolated():
+            arrays = [v.numpy() for v in self._network.optimizer.variables]
+        return {str(i): torch.from_numpy(np.array(array)) for i, array in enumerate(arrays)}
+
+    def _restore_optimizer(self, state: State) -> None:
+        with self._isolated():
+            for i, variable in enumerate(self._network.optimizer.variables):
+                variable.assign(state[str(i)].numpy())
+            self._network.set_weights([p.t().numpy() for p in self._parameters])
 
     def _fit(self, x: Any, y: Any, batch_size: int) -> Progress:
         if not len(y):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlpbench.config import RunConfig
-from mlpbench.engines.engine import Progress
+from mlpbench.engines.engine import Progress, State
 from mlpbench.engines.peers.peer import Peer, Tally, silent
 from mlpbench.workload import datasets
 from mlpbench.workload.optimizers import OPTIMIZERS
@@ -23,15 +23,33 @@ class _Loop(Peer):
     """Train by the loop of another library. `step` is a loop over one batch."""
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        tally = self._run(x, y, torch.arange(len(x)), len(x))
+        with self.randomness.held():
+            tally = self._run(x, y, torch.arange(len(x)), len(x))
         return tally.loss, tally.logits
 
     def train(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Progress:
-        return self._run(x, y, order, batch_size).progress()
+        with self.randomness.held():
+            return self._run(x, y, order, batch_size).progress()
 
     @abstractmethod
     def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally:
         """Train on the samples with the indices `order`."""
+
+    @property
+    @abstractmethod
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer in use."""
+
+    def _optimizer_state(self) -> State:
+        return self._optimizer.state_dict()
+
+    def _restore_optimizer(self, state: State) -> None:
+        self._optimizer.load_state_dict(state)
+
+    def _seed_step(self) -> None:
+        """Seed the next step, within the context `held` of the whole run."""
+        with self.randomness.step(self.num_steps):
+            self.num_steps += 1
 
 
 class Lightning(_Loop):
@@ -46,6 +64,11 @@ class Lightning(_Loop):
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         super().__init__(model, config)
         self._module = self._make_module(OPTIMIZERS[config.optimizer].make(model.parameters(), config))
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = self._module.configure_optimizers()
+        return optimizer
 
     def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally:
         self._module.tally = Tally()
@@ -68,7 +91,7 @@ class Lightning(_Loop):
         return tally
 
     def _make_module(self, optimizer: torch.optim.Optimizer) -> Any:
-        network = self._model
+        engine, network = self, self._model
 
         class Module(self._library.LightningModule):  # type: ignore[misc, name-defined]
             def __init__(self) -> None:
@@ -77,6 +100,7 @@ class Lightning(_Loop):
                 self.tally = Tally()
 
             def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+                engine._seed_step()
                 x, y = batch
                 logits = self.network(x)
                 loss = functional.cross_entropy(logits, y)
@@ -104,6 +128,13 @@ class Skorch(_Loop):
         self._order = torch.empty(0, dtype=torch.int64)
         self._classifier = self._make_classifier()
 
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if not self._classifier.initialized_:
+            self._classifier.initialize()
+        optimizer: torch.optim.Optimizer = self._classifier.optimizer_
+        return optimizer
+
     def _run(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Tally:
         self._tally, self._order = Tally(), order
         self._classifier.batch_size = batch_size
@@ -114,6 +145,10 @@ class Skorch(_Loop):
         engine = self
 
         class Classifier(self._library.NeuralNetClassifier):  # type: ignore[misc, name-defined]
+            def on_batch_begin(self, net: Any, *batch: Any, **settings: Any) -> None:
+                super().on_batch_begin(net, *batch, **settings)
+                engine._seed_step()
+
             def on_batch_end(self, _net: Any, batch: Any, **outputs: Any) -> None:
                 engine._tally.add(outputs["loss"], outputs["y_pred"], batch[1])
 

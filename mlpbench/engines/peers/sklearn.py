@@ -31,6 +31,8 @@ class Sklearn(Peer):
     """
 
     arithmetic = "scikit-learn"
+    # Its optimizer is a private part of the classifier.
+    has_state = False
     package = "sklearn.neural_network"
     activations = _ACTIVATIONS
     optimizers = ("sgd", "momentum", "nesterov", "adam")

@@ -217,17 +217,19 @@ def exact_sum(x: Tensor) -> Tensor:
 
 Update = Callable[[Tensor, Tensor], None]
 """Update float32 parameters by their gradient, which has the same shape."""
+Kept = dict[str, Tensor]
+"""What an update keeps from step to step, by name; it is changed in place."""
 
 
-def _sgd(_p: Tensor, config: RunConfig) -> Update:
+def _sgd(_p: Tensor, config: RunConfig, _kept: Kept) -> Update:
     def update(p: Tensor, g: Tensor) -> None:
         p.copy_(p.to(torch.float64).sub_(g * config.lr))
 
     return update
 
 
-def _momentum(p: Tensor, config: RunConfig, *, nesterov: bool = False) -> Update:
-    v = torch.zeros_like(p)
+def _momentum(p: Tensor, config: RunConfig, kept: Kept, *, nesterov: bool = False) -> Update:
+    v = kept["v"] = torch.zeros_like(p)
 
     def update(p: Tensor, g: Tensor) -> None:
         v.copy_(v.to(torch.float64).mul_(config.momentum).add_(g))
@@ -239,13 +241,15 @@ def _momentum(p: Tensor, config: RunConfig, *, nesterov: bool = False) -> Update
     return update
 
 
-def _adam(p: Tensor, config: RunConfig, *, decoupled: bool = False) -> Update:
-    m, v = torch.zeros_like(p), torch.zeros_like(p)
-    # 0.9 and 0.999 to the power of the number of steps.
-    decays = [1.0, 1.0]
+def _adam(p: Tensor, config: RunConfig, kept: Kept, *, decoupled: bool = False) -> Update:
+    m, v = (kept.setdefault(name, torch.zeros_like(p)) for name in "mv")
+    # 0.9 and 0.999 to the power of the number of steps. The tensor is a view of this array.
+    powers = np.ones(2)
+    kept["powers"] = torch.from_numpy(powers)
 
     def update(p: Tensor, g: Tensor) -> None:
-        decays[:] = decays[0] * 0.9, decays[1] * 0.999
+        decays = powers[0].item() * 0.9, powers[1].item() * 0.999
+        powers[:] = decays
         m.copy_(m.to(torch.float64).mul_(0.9).add_(g * (1 - 0.9)))
         v.copy_(v.to(torch.float64).mul_(0.999).add_((g * g).mul_(1 - 0.999)))
         scale = divided(sqrt32(v).to(torch.float64), math.sqrt(1 - decays[1])).add_(1e-8)
@@ -257,7 +261,7 @@ def _adam(p: Tensor, config: RunConfig, *, decoupled: bool = False) -> Update:
     return update
 
 
-OPTIMIZERS: dict[str, Callable[[Tensor, RunConfig], Update]] = {
+OPTIMIZERS: dict[str, Callable[[Tensor, RunConfig, Kept], Update]] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "nesterov": functools.partial(_momentum, nesterov=True),
@@ -325,9 +329,10 @@ class Network:
         self._weights, self._biases = parameters[::2], parameters[1::2]
         self._activations = [supported("portable", "activation", ACTIVATIONS, name) for name in config.activations]
         self._decay = config.weight_decay if config.optimizer != "adamw" else 0.0
-        self._updates = [
-            supported("portable", "optimizer", OPTIMIZERS, config.optimizer)(p, config) for p in parameters
-        ]
+        make = supported("portable", "optimizer", OPTIMIZERS, config.optimizer)
+        kept: list[Kept] = [{} for _ in parameters]
+        self._updates = [make(p, config, of_p) for p, of_p in zip(parameters, kept, strict=True)]
+        self.kept = {f"{i} {name}": tensor for i, of_p in enumerate(kept) for name, tensor in of_p.items()}
         self.bits = product_bits(config, self._weights[0].shape[1], len(self._weights[-1]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpbench.config import RunConfig
-from mlpbench.engines.engine import Engine, stages
+from mlpbench.engines.engine import Engine, State, stages
 from mlpbench.engines.portable import arithmetic as portable
 from mlpbench.engines.portable import fused, known_answers
 from mlpbench.errors import InputError
@@ -21,6 +21,7 @@ class Portable(Engine):
     """
 
     arithmetic = portable.VERSION
+    depends_on = frozenset()
     is_slow = True
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
@@ -80,6 +81,14 @@ class Portable(Engine):
         tensors = self._network.outputs, loss, self._network.dlogits, self._network.gradients
         self._network.update()
         return stages(self._model, *tensors)
+
+    def _optimizer_state(self) -> State:
+        return dict(self._network.kept)
+
+    def _restore_optimizer(self, state: State) -> None:
+        super()._restore_optimizer(state)
+        if isinstance(self._network, fused.FusedNetwork):
+            self._network.set_powers(state["powers"])
 
     def check(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mlpbench.config import RunConfig
 from mlpbench.engines import argument_checks
 from mlpbench.engines.argument_checks import supported
-from mlpbench.engines.engine import Engine, Progress, stages
+from mlpbench.engines.engine import Engine, Progress, State, stages
 from mlpbench.engines.recorder import Recorder, Single, Steps, record
 from mlpbench.engines.triton import launches
 from mlpbench.engines.triton.launches import HiddenOutputs, Layer, LossArguments
@@ -72,6 +72,9 @@ class FusedCuda(Engine):
         hidden = [tensor for pair in zip(batch.z, batch.a[:-1], strict=True) for tensor in pair]
         return stages(self._model, [*hidden, batch.a[-1]], batch.last_loss().float(), batch.g[-1], batch.gradients)
 
+    def _optimizer_state(self) -> State:
+        return self._recorder.optimizer_state
+
     def _check(self, x: Tensor, y: Tensor, order: Tensor | None) -> None:
         """Refuse arguments that would be read out of bounds or spoil the parameters. Known images are not read again.
 
@@ -123,6 +126,12 @@ class _Network(Recorder):
             for tensor in tensors:
                 tensor.zero_()
         self.powers.fill_(1)
+
+    @property
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Return the tensors that the optimizer keeps from step to step, by name."""
+        named = {f"{k} {i}": t for k, tensors in enumerate(self.states) for i, t in enumerate(tensors)}
+        return named | {"powers": self.powers}
 
     def layers(self) -> list[Layer]:
         """Return the layers.
