@@ -49,7 +49,8 @@ def of_error(error: BaseException) -> tuple[int, str | None]:
         case InputError():
             return error.exit_code, printable(str(error))
         case KeyboardInterrupt():
-            return INTERRUPTED, "interrupted; everything that was finished is in the results file"
+            way_on = f": {error}" if str(error) else ""
+            return INTERRUPTED, printable(f"interrupted; everything that was finished is in the results file{way_on}")
         case MemoryError():
             return NO_MEMORY, _NO_MEMORY
         # PyTorch's allocators have no exception class in common.

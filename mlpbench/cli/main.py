@@ -71,7 +71,8 @@ def _run(arguments: Sequence[str], interrupts: list[int]) -> tuple[int, bool]:
         return exits.of_outcome(outcome, getattr(parsed, "problems", ())), outcome is not None
     except BaseException as error:  # noqa: BLE001 (Python's own exit code 1 would mean a regression)
         # An interrupt in the middle of an import arrives as an error of the library that was loading.
-        code, line = exits.of_error(KeyboardInterrupt() if interrupts else error)
+        is_other = interrupts and not isinstance(error, KeyboardInterrupt)
+        code, line = exits.of_error(KeyboardInterrupt() if is_other else error)
         if code == exits.INTERNAL:
             import traceback
 

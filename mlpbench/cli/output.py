@@ -24,15 +24,15 @@ class SessionFile:
         self.path, self.session = path, session
 
     @classmethod
-    def start(cls, root: Path, command: str, preset: str = "-") -> Self:
-        """Start a session and write it.
+    def start(cls, root: Path, command: str, preset: str = "-", *, run: str | None = None, process: int = 0) -> Self:
+        """Start a session and write it; with `run`, it goes on with the sessions of that run.
 
         Raises:
             InputError: if the file cannot be written.
         """
         from mlpbench.machine import environment
 
-        session = environment.start_session(command, preset)
+        session = environment.start_session(command, preset, run=run, process=process)
         file = cls(results_file(root, session.environment, datetime.now(UTC).date()), session)
         file(session)
         return file

@@ -3,6 +3,7 @@
 import argparse
 
 from mlpbench.cli.options import add_workload, fraction, positive, seeds, settings_of
+from mlpbench.cli.training import TrainingFile, add_resume
 from mlpbench.config import DEFAULT_TARGET, override
 from mlpbench.errors import InputError, choose
 
@@ -28,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", type=fraction, default=DEFAULT_TARGET, help="accuracy for the time-to-accuracy table"
     )
     add_workload(parser)
+    add_resume(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Train the grid, record every run, and print accuracies and times to the target."""
     from mlpbench.cli.command import command_of
-    from mlpbench.cli.output import SessionFile, as_results
     from mlpbench.reporting import terminal
     from mlpbench.training import study
     from mlpbench.training.progress import TrainingProgress
@@ -55,15 +56,18 @@ def run(parsed: argparse.Namespace) -> None:
     study.check(configs)
     console = terminal.console()
     jobs = parsed.jobs or study.default_jobs(configs)
-    file = SessionFile.start(parsed.results, command_of(parsed, jobs=jobs), parsed.preset)
+    # A study that goes on has fewer runs at once at its end, which must not change their thread count.
+    configs = study.side_by_side(configs, jobs)
+    file = TrainingFile.start(parsed, command_of(parsed, jobs=jobs), configs, parsed.preset)
     lost = None
-    with TrainingProgress(configs, console) as progress:
+    with file.interruptible(), TrainingProgress(file.configs, console) as progress:
         try:
-            results = study.run(configs, file.session.id, file, progress, jobs)
+            results = study.run(file.configs, file.session.id, file, progress, jobs=jobs, start_of=file.start_of)
         except study.FailedRunsError as error:
             results, lost = error.results, error
-    if results:
-        terminal.show_study(as_results(file.session, results), console, parsed.target)
+    shown = file.results(results)
+    if shown.train_results:
+        terminal.show_study(shown, console, parsed.target)
         console.print(f"results: {file.path}")
     if lost:
         raise lost

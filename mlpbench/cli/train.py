@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mlpbench.cli.options import add_workload, settings_of
+from mlpbench.cli.training import TrainingFile, add_resume
 from mlpbench.config import RunConfig, override
 
 
@@ -17,12 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for loss.png and accuracy.png (default: report/ among the results)",
     )
+    add_resume(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Train, record and draw."""
     from mlpbench.cli.command import command_of
-    from mlpbench.cli.output import SessionFile, as_results, make_folder
+    from mlpbench.cli.output import make_folder
     from mlpbench.reporting import terminal
     from mlpbench.training import study
     from mlpbench.training.progress import TrainingProgress
@@ -32,8 +34,8 @@ def run(parsed: argparse.Namespace) -> None:
     plots = parsed.plots or parsed.results / "report"
     make_folder(plots)
     console = terminal.console()
-    file = SessionFile.start(parsed.results, command_of(parsed))
-    with TrainingProgress([config], console) as progress:
-        results = study.run([config], file.session.id, file, progress)
-    terminal.show_training(as_results(file.session, results), console, plots)
+    file = TrainingFile.start(parsed, command_of(parsed), [config])
+    with file.interruptible(), TrainingProgress([config], console) as progress:
+        results = study.run([config], file.session.id, file, progress, start_of=file.start_of)
+    terminal.show_training(file.results(results), console, plots)
     console.print(f"results: {file.path}; plots: {plots}")

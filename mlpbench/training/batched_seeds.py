@@ -10,30 +10,35 @@ Shapes: S seeds, N samples, B batch, D features of a layer, H outputs of a layer
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mlpbench.config import RunConfig
-from mlpbench.errors import InputError
+from mlpbench.errors import InputError, choose
 from mlpbench.machine.clock import now
-from mlpbench.records.kinds import TrainResult
-from mlpbench.training.trainer import EVALUATION_BATCH, Epoch, Trainer
+from mlpbench.records.kinds import EpochResult, TrainResult
+from mlpbench.training.trainer import EVALUATION_BATCH, Trainer, result_of
+from mlpbench.workload.activations import ACTIVATIONS
 from mlpbench.workload.digest import digest
 from mlpbench.workload.optimizers import OPTIMIZERS
+from mlpbench.workload.randomness import may_draw
 
 
 def can_train(config: RunConfig) -> bool:
     """True if this config can be trained in batched form."""
-    return (config.model, config.engine, config.loader) == ("mlp", "eager", "memory")
+    if (config.model, config.engine, config.loader) != ("mlp", "eager", "memory"):
+        return False
+    # The seeds would share the random numbers of such a layer.
+    return not any(may_draw(choose(ACTIVATIONS, name, "activation").make()) for name in config.activations)
 
 
 def fit(
     configs: Sequence[RunConfig],
     session_id: str,
-    on_epoch: Callable[[Epoch, RunConfig], None] = lambda *_: None,
+    on_epoch: Callable[[EpochResult, RunConfig], None] = lambda *_: None,
 ) -> list[TrainResult]:
     """Train configs that differ only in their seed, and return the result of each, in the order of the configs.
 
@@ -125,7 +130,7 @@ class _Seeds:
                 correct += (logits.argmax(2) == y).sum(1)
         return (total / num_samples).tolist(), [n / num_samples for n in correct.tolist()]
 
-    def fit(self, session_id: str, on_epoch: Callable[[Epoch, RunConfig], None]) -> list[TrainResult]:
+    def fit(self, session_id: str, on_epoch: Callable[[EpochResult, RunConfig], None]) -> list[TrainResult]:
         """Train and evaluate all seeds."""
         num_seeds = len(self._trainers)
         self._trainers[0].use_threads()
@@ -133,7 +138,7 @@ class _Seeds:
         self._train(0, num_batches=2)
         self._evaluate()
         self._reset()
-        curves: list[list[Epoch]] = [[] for _ in self._trainers]
+        curves: list[list[EpochResult]] = [[] for _ in self._trainers]
         for index in range(self._trainers[0].config.num_epochs):
             start = now()
             train_loss, train_accuracy, last_loss = self._train(index)
@@ -141,7 +146,11 @@ class _Seeds:
             test_loss, test_accuracy = self._evaluate()
             train_s, evaluate_s = (middle - start) / num_seeds, (now() - middle) / num_seeds
             for seed, config in enumerate(self._configs):
-                epoch = Epoch(
+                epoch = EpochResult(
+                    session=session_id,
+                    config=self._trainers[seed].config,
+                    num_train=len(self._train_y),
+                    num_test=len(self._test_y),
                     index=index,
                     train_loss=train_loss[seed],
                     train_accuracy=train_accuracy[seed],
@@ -150,22 +159,18 @@ class _Seeds:
                     test_accuracy=test_accuracy[seed],
                     train_s=train_s,
                     evaluate_s=evaluate_s,
+                    digests=(("parameters", self._digest(seed)),),
                 )
                 curves[seed].append(epoch)
                 on_epoch(epoch, config)
-        return [self._result(session_id, seed, epochs) for seed, epochs in enumerate(curves)]
+        return [
+            result_of(session_id, epochs, digest(initial))
+            for epochs, initial in zip(curves, self._initial, strict=True)
+        ]
 
-    def _result(self, session_id: str, seed: int, epochs: Sequence[Epoch]) -> TrainResult:
-        """Return the record of one seed."""
-        final = {name: parameter.detach()[seed] for name, parameter in self._parameters.items()}
-        return TrainResult(
-            session=session_id,
-            config=self._trainers[seed].config,
-            num_train=len(self._train_y),
-            num_test=len(self._test_y),
-            digests=(("initial", digest(self._initial[seed])), ("final", digest(final))),
-            **{f.name: tuple(getattr(epoch, f.name) for epoch in epochs) for f in fields(Epoch) if f.name != "index"},
-        )
+    def _digest(self, seed: int) -> str:
+        """Return the digest of the parameters of a seed, by its place."""
+        return digest({name: parameter.detach()[seed] for name, parameter in self._parameters.items()})
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

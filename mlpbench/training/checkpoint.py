@@ -5,6 +5,7 @@ its epochs so far, and the plain values of the state. Then follow the tensors, a
 when a file is read.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -71,6 +72,14 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     np.savez(arrays, *(tensor.detach().cpu().numpy() for tensor in tensors))
     content = json.dumps(head).encode() + b"\n" + arrays.getvalue()
     files.write(path, f"{_FORMAT} {hashlib.sha256(content).hexdigest()}\n".encode() + content)
+
+
+def remove(path: Path) -> None:
+    """Remove the checkpoint of a finished run, with drafts that killed processes have left, and its folder if empty."""
+    with contextlib.suppress(OSError):
+        for file in (path, *path.parent.glob(f".{path.name}.*")):
+            file.unlink(missing_ok=True)
+        path.parent.rmdir()
 
 
 def read(path: Path) -> Checkpoint:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from mlpbench.config import RunConfig
-from mlpbench.training.trainer import Epoch
+from mlpbench.records.kinds import EpochResult
 
 
-def epoch_line(epoch: Epoch, num_epochs: int) -> str:
+def epoch_line(epoch: EpochResult, num_epochs: int) -> str:
     """Return the numbers of an epoch as one line."""
     return (
         f"epoch {epoch.index + 1}/{num_epochs}  "
@@ -51,15 +51,17 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def start(self, config: RunConfig) -> None:
-        """Show that a run starts."""
+    def start(self, config: RunConfig, num_done: int = 0) -> None:
+        """Show that a run starts, or goes on after `num_done` epochs."""
         self._run += 1
         self._config = config
         self._numbers[config] = self._run
-        self._epochs_left[config] = config.num_epochs
-        self._console.print(f"run {self._run}/{self._num_runs}: {config}")
+        self._epochs_left[config] = config.num_epochs - num_done
+        state = f", goes on after epoch {num_done}/{config.num_epochs}" if num_done else ""
+        self._console.print(f"run {self._run}/{self._num_runs}: {config}{state}")
+        self._bar.update(self._task, advance=num_done)
 
-    def epoch(self, epoch: Epoch, config: RunConfig | None = None) -> None:
+    def epoch(self, epoch: EpochResult, config: RunConfig | None = None) -> None:
         """Show an epoch of a run. Without a config, it belongs to the run that started last."""
         prefix = f"run {self._numbers[config]}/{self._num_runs}  " if config else ""
         config = config or self._config
@@ -73,3 +75,7 @@ class TrainingProgress:
         """Show that a run ended without a result, and count its remaining epochs as done."""
         self._console.print(f"run {self._numbers[config]}/{self._num_runs} has no result: {reason}")
         self._bar.update(self._task, advance=self._epochs_left[config])
+
+    def note(self, text: str) -> None:
+        """Show a text."""
+        self._console.print(text)

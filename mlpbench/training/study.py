@@ -17,10 +17,11 @@ import torch
 from mlpbench.config import RunConfig, grid
 from mlpbench.errors import InputError, choose
 from mlpbench.machine import environment
-from mlpbench.records.kinds import TrainResult
-from mlpbench.training import batched_seeds
-from mlpbench.training.study_worker import Worker
-from mlpbench.training.trainer import Epoch, Trainer, check_names
+from mlpbench.records.kinds import EpochResult, TrainResult
+from mlpbench.training import batched_seeds, checkpoint
+from mlpbench.training.resume import Start
+from mlpbench.training.study_worker import Note, Worker
+from mlpbench.training.trainer import Trainer, check_names
 from mlpbench.workload import datasets
 from mlpbench.workload.optimizers import OPTIMIZERS
 
@@ -80,14 +81,17 @@ def check(configs: Iterable[RunConfig]) -> None:
 class Observer(Protocol):
     """Receive the events of a study."""
 
-    def start(self, config: RunConfig) -> None:
-        """Receive the start of a run."""
+    def start(self, config: RunConfig, num_done: int = 0) -> None:
+        """Receive the start of a run, which goes on after `num_done` epochs."""
 
-    def epoch(self, epoch: Epoch, config: RunConfig | None = None) -> None:
+    def epoch(self, epoch: EpochResult, config: RunConfig | None = None) -> None:
         """Receive an epoch of a run. Without a config, it belongs to the run that started last."""
 
     def failure(self, config: RunConfig, reason: str) -> None:
         """Receive the end of a run that has no result."""
+
+    def note(self, text: str) -> None:
+        """Receive what a person should know of a run."""
 
 
 class FailedRunsError(InputError):
@@ -99,7 +103,8 @@ class FailedRunsError(InputError):
         """The results of the other runs."""
 
 
-Emit = Callable[[TrainResult], None]
+Emit = Callable[[EpochResult | TrainResult], None]
+StartOf = Callable[[RunConfig], Start | None]
 
 
 def default_jobs(configs: Sequence[RunConfig]) -> int:
@@ -113,10 +118,23 @@ def default_jobs(configs: Sequence[RunConfig]) -> int:
     return max(environment.current().stack.num_allowed_cpus // num_threads, 1)
 
 
+def side_by_side(configs: Sequence[RunConfig], jobs: int) -> list[RunConfig]:
+    """Return the configs as up to `jobs` runs at once have them: on the CPU each with one thread, if it sets none."""
+    if min(jobs, len(configs)) <= 1:
+        return list(configs)
+    return [c if _is_on_gpu(c) else replace(c, num_threads=c.num_threads or 1) for c in configs]
+
+
 def run(
-    configs: Iterable[RunConfig], session_id: str, emit: Emit, observer: Observer, jobs: int = 1
+    configs: Iterable[RunConfig],
+    session_id: str,
+    emit: Emit,
+    observer: Observer,
+    *,
+    jobs: int = 1,
+    start_of: StartOf = lambda _: None,
 ) -> list[TrainResult]:
-    """Train every config, up to `jobs` at once, and emit each result as soon as it exists.
+    """Train every config, up to `jobs` at once, and emit each epoch and each result as soon as it exists.
 
     With 1 job, or a single config, the runs are trained one after the other in this process. A config that sets no
     thread count then gets PyTorch's own.
@@ -125,13 +143,16 @@ def run(
     1, and its record says so. Runs on a GPU that differ only in their seed are trained as one batched model if
     `batched_seeds.can_train`, else one after the other. The other runs go on if a run has no result.
 
+    `start_of` gives a run its start: where it stores its state, and where it was interrupted. The seeds of a batched
+    model store none, and always begin from their initial parameters.
+
     Returns:
         The results, in the order of the configs.
 
     Raises:
         FailedRunsError: at the end, if a run has no result, because its config cannot run or its process was killed.
     """
-    study = _StudyRun(list(configs), session_id, emit, observer)
+    study = _StudyRun(side_by_side(list(configs), jobs), session_id, emit, observer, start_of)
     jobs = min(jobs, len(study.configs))
     on_gpu = [index for index, config in enumerate(study.configs) if _is_on_gpu(config)]
     on_cpu = [index for index in range(len(study.configs)) if index not in on_gpu]
@@ -150,8 +171,11 @@ def _is_on_gpu(config: RunConfig) -> bool:
 class _StudyRun:
     """Run a study. Its runs are identified by their index."""
 
-    def __init__(self, configs: list[RunConfig], session_id: str, emit: Emit, observer: Observer) -> None:
+    def __init__(
+        self, configs: list[RunConfig], session_id: str, emit: Emit, observer: Observer, start_of: StartOf
+    ) -> None:
         self.configs = configs
+        self._start_of = start_of
         self._session_id = session_id
         self._emit = emit
         self._observer = observer
@@ -162,9 +186,9 @@ class _StudyRun:
         """Train these runs in this process, one after the other."""
         for index in indices:
             config = self.configs[index]
-            self._observer.start(config)
+            start = self._begin(config)
             try:
-                result = Trainer(config).fit(self._session_id, self._observer.epoch)
+                result = Trainer(config).fit(self._session_id, self._add_epoch, start, self._observer.note)
             except InputError as error:
                 self._add_failure(index, str(error))
             else:
@@ -173,14 +197,12 @@ class _StudyRun:
     def side_by_side(self, indices: Iterable[int], jobs: int) -> None:
         """Train these runs in up to `jobs` processes; a worker gets its next run when it has answered."""
         waiting = deque(indices)
-        for index in waiting:
-            self.configs[index] = replace(self.configs[index], num_threads=self.configs[index].num_threads or 1)
         running: dict[Worker, int] = {}
 
         def start_next(worker: Worker) -> None:
             running[worker] = waiting.popleft()
-            self._observer.start(self.configs[running[worker]])
-            worker.send(self.configs[running[worker]], self._session_id)
+            config = self.configs[running[worker]]
+            worker.send(config, self._session_id, self._begin(config))
 
         with ExitStack() as stack:
             while waiting and len(running) < jobs:
@@ -189,8 +211,11 @@ class _StudyRun:
                 ready = connection.wait([worker.connection for worker in running])
                 for worker in [worker for worker in running if worker.connection in ready]:
                     message = worker.receive()
-                    if isinstance(message, Epoch):
-                        self._observer.epoch(message, self.configs[running[worker]])
+                    if isinstance(message, EpochResult):
+                        self._add_epoch(message, self.configs[running[worker]])
+                        continue
+                    if isinstance(message, Note):
+                        self._observer.note(message.text)
                         continue
                     index = running.pop(worker)
                     if isinstance(message, TrainResult):
@@ -221,7 +246,7 @@ class _StudyRun:
         for config in configs:
             self._observer.start(config)
         try:
-            results = batched_seeds.fit(configs, self._session_id, self._observer.epoch)
+            results = batched_seeds.fit(configs, self._session_id, self._add_epoch)
         except InputError as error:
             for index in indices:
                 self._add_failure(index, str(error))
@@ -229,9 +254,25 @@ class _StudyRun:
             for index, result in zip(indices, results, strict=True):
                 self._add_result(index, result)
 
+    def _begin(self, config: RunConfig) -> Start | None:
+        try:
+            start = self._start_of(config)
+        except InputError:
+            # The trainer reports what is wrong with the config.
+            start = None
+        self._observer.start(config, start.num_done if start else 0)
+        return start
+
+    def _add_epoch(self, epoch: EpochResult, config: RunConfig | None = None) -> None:
+        self._emit(epoch)
+        self._observer.epoch(epoch, config)
+
     def _add_result(self, index: int, result: TrainResult) -> None:
         self._results[index] = result
         self._emit(result)
+        start = self._start_of(self.configs[index])
+        if start:
+            checkpoint.remove(start.path)
 
     def _add_failure(self, index: int, reason: str) -> None:
         self._failures[index] = reason

@@ -1,11 +1,14 @@
 """Train runs of a study in another process."""
 
+import ctypes
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Self
 
@@ -13,8 +16,19 @@ import torch
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
-from mlpbench.records.kinds import TrainResult
-from mlpbench.training.trainer import Epoch, Trainer
+from mlpbench.records.kinds import EpochResult, TrainResult
+from mlpbench.training.resume import Start
+from mlpbench.training.trainer import Trainer
+
+_PR_SET_PDEATHSIG = 1
+"""The number of this function of Linux: it names the signal for the end of the parent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Hold a text that a person should know of a run."""
+
+    text: str
 
 
 class Worker:
@@ -44,16 +58,16 @@ class Worker:
         self._process.join()
         self.connection.close()
 
-    def send(self, config: RunConfig, session_id: str) -> None:
+    def send(self, config: RunConfig, session_id: str, start: Start | None = None) -> None:
         """Start a run in the process."""
         # After the end of the process, `receive` finds out the reason.
         with suppress(OSError):
-            self.connection.send((config, session_id))
+            self.connection.send((config, session_id, start))
 
-    def receive(self) -> Epoch | TrainResult | str:
-        """Wait for the next epoch; after the last epoch, for the result or for the reason why there is no result."""
+    def receive(self) -> EpochResult | Note | TrainResult | str:
+        """Wait for the next epoch or note; after the last, for the result or the reason why there is no result."""
         try:
-            message: Epoch | TrainResult | str = self.connection.recv()
+            message: EpochResult | Note | TrainResult | str = self.connection.recv()
         except (EOFError, OSError):
             self.has_ended = True
             self._process.join()
@@ -71,17 +85,39 @@ def _end_reason(exit_code: int) -> str:
 
 def _work(connection: Connection) -> None:
     """Train every run that arrives, until the study ends or this process is killed."""
+    _end_with_parent()
     # A trainer sets its own thread count. This one is for the work before, such as reading the data.
     torch.set_num_threads(1)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            config, session_id = connection.recv()
+            config, session_id, start = connection.recv()
             answer: TrainResult | str
             try:
-                answer = Trainer(config).fit(session_id, connection.send)
+                answer = Trainer(config).fit(
+                    session_id, connection.send, start, lambda text: connection.send(Note(text=text))
+                )
             except InputError as error:
                 answer = str(error)
             connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Let the system, or else a thread, end this process when the study ends, however it ends.
+
+    The study can be killed at any moment, and an epoch can last for hours.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is started by a study"
+    with suppress(OSError, AttributeError):
+        # A thread would have to wait for an engine in C++, which keeps the interpreter's lock for a whole epoch.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    # It also covers a study that ended before the call above, and other systems than Linux.
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

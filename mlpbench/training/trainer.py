@@ -5,9 +5,10 @@ These operations take no arguments and use data in memory, so that they can be t
 Shapes: N samples of a training or test set, B batch, D features, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from mlpbench.engines.registry import ENGINES
 from mlpbench.errors import InputError, check_name, choose
 from mlpbench.machine.clock import now
 from mlpbench.machine.environment import resolve_device
-from mlpbench.records.kinds import TrainResult
+from mlpbench.records.kinds import CURVES, EpochResult, TrainResult
+from mlpbench.training.checkpoint import State, state_digest
+from mlpbench.training.resume import DEFAULT_NUM_THREADS, Keeper, Start
 from mlpbench.workload import datasets
 from mlpbench.workload.activations import ACTIVATIONS
 from mlpbench.workload.digest import digest
@@ -28,23 +31,6 @@ from mlpbench.workload.seeding import derive_seed
 
 EVALUATION_BATCH = 1000
 """Samples of a batch in evaluation, the same for every config: so equal parameters give equal losses."""
-
-_DEFAULT_NUM_THREADS = torch.get_num_threads()
-"""PyTorch's own thread count. It is read at import, because later a trainer may have changed it for the process."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Epoch:
-    """Hold the losses, accuracies and times of one epoch."""
-
-    index: int
-    train_loss: float
-    train_accuracy: float
-    last_loss: float
-    test_loss: float
-    test_accuracy: float
-    train_s: float
-    evaluate_s: float
 
 
 def check_names(config: RunConfig) -> None:
@@ -62,6 +48,19 @@ def check_names(config: RunConfig) -> None:
     choose(OPTIMIZERS, config.optimizer, "optimizer")
     choose(ENGINES, config.engine, "engine").check_model(config)
     resolve_device(config.device)
+
+
+def result_of(session_id: str, epochs: Sequence[EpochResult], initial: str) -> TrainResult:
+    """Return the result of a run with these epochs, and with initial parameters of this digest."""
+    last = epochs[-1]
+    return TrainResult(
+        session=session_id,
+        config=last.config,
+        num_train=last.num_train,
+        num_test=last.num_test,
+        digests=(("initial", initial), ("final", dict(last.digests)["parameters"])),
+        **{name: tuple(getattr(epoch, name) for epoch in epochs) for name in CURVES},
+    )
 
 
 class Trainer:
@@ -100,7 +99,7 @@ class Trainer:
 
     def use_threads(self) -> None:
         """Set PyTorch's thread count to that of the config; this is a setting of the whole process."""
-        torch.set_num_threads(self.config.num_threads or _DEFAULT_NUM_THREADS)
+        torch.set_num_threads(self.config.num_threads or DEFAULT_NUM_THREADS)
 
     # --- operations that can be timed
 
@@ -179,10 +178,11 @@ class Trainer:
         self.model.eval()
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         correct = torch.zeros((), dtype=torch.int64, device=self._device)
-        for x, y in self._test_batches():
-            logits = self.engine.logits(x)
-            loss += self.engine.loss_sum(logits, y)
-            correct += (logits.argmax(1) == y).sum()
+        with self.engine.randomness.evaluation():
+            for x, y in self._test_batches():
+                logits = self.engine.logits(x)
+                loss += self.engine.loss_sum(logits, y)
+                correct += (logits.argmax(1) == y).sum()
         self.model.train()
         return loss.item() / len(self._test_y), correct.item() / len(self._test_y)
 
@@ -220,49 +220,87 @@ class Trainer:
         self.use_threads()
         self.model.eval()
         images = self._test_x if x is None else x.to(self._device)
-        logits = torch.cat([self.engine.logits(part) for part in images.split(EVALUATION_BATCH)])
+        with self.engine.randomness.evaluation():
+            logits = torch.cat([self.engine.logits(part) for part in images.split(EVALUATION_BATCH)])
         self.model.train()
         return logits
 
-    def fit(self, session_id: str, on_epoch: Callable[[Epoch], None] = lambda _: None) -> TrainResult:
-        """Reset the trainer, train for the config's number of epochs, and evaluate after each epoch."""
+    def fit(
+        self,
+        session_id: str,
+        on_epoch: Callable[[EpochResult], None] = lambda _: None,
+        start: Start | None = None,
+        on_note: Callable[[str], None] = lambda _: None,
+    ) -> TrainResult:
+        """Reset the trainer, train for the config's number of epochs, and evaluate after each epoch.
+
+        With a start, the run stores its state after its epochs, and may begin with a stored state.
+
+        Raises:
+            InputError: if the stored state cannot be read, or does not fit.
+        """
         self.prepare("epoch")
         # This call is not timed, like the beginning of an epoch in `prepare`. So no timed call loads a kernel.
         self.evaluate()
-        epochs = []
-        for index in range(self.config.num_epochs):
-            start = now()
-            train_loss, train_accuracy, last_loss = self.epoch()
-            middle = now()
-            test_loss, test_accuracy = self.evaluate()
-            self.engine.check(test_loss)
-            epochs.append(
-                Epoch(
-                    index=index,
-                    train_loss=train_loss,
-                    train_accuracy=train_accuracy,
-                    last_loss=last_loss,
-                    test_loss=test_loss,
-                    test_accuracy=test_accuracy,
-                    train_s=middle - start,
-                    evaluate_s=now() - middle,
-                )
-            )
+        keeper = Keeper(start, self.config, on_note) if start else None
+        first = keeper.first() if keeper else None
+        epochs: list[EpochResult] = []
+        if first:
+            self.restore(first.state)
+            epochs += first.epochs
+        for index in range(len(epochs), self.config.num_epochs):
+            epochs.append(self._fit_epoch(session_id, index))
             on_epoch(epochs[-1])
-        return TrainResult(
+            if keeper:
+                keeper.add(epochs, self.state)
+        return result_of(session_id, epochs, digest(self._initial))
+
+    def _fit_epoch(self, session_id: str, index: int) -> EpochResult:
+        start = now()
+        train_loss, train_accuracy, last_loss = self.epoch()
+        middle = now()
+        test_loss, test_accuracy = self.evaluate()
+        self.engine.check(test_loss)
+        end = now()
+        return EpochResult(
             session=session_id,
             config=self.config,
             num_train=len(self._train_y),
             num_test=len(self._test_y),
-            train_loss=tuple(epoch.train_loss for epoch in epochs),
-            train_accuracy=tuple(epoch.train_accuracy for epoch in epochs),
-            last_loss=tuple(epoch.last_loss for epoch in epochs),
-            test_loss=tuple(epoch.test_loss for epoch in epochs),
-            test_accuracy=tuple(epoch.test_accuracy for epoch in epochs),
-            train_s=tuple(epoch.train_s for epoch in epochs),
-            evaluate_s=tuple(epoch.evaluate_s for epoch in epochs),
-            digests=(("initial", digest(self._initial)), ("final", digest(self.model.state_dict()))),
+            index=index,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            last_loss=last_loss,
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+            train_s=middle - start,
+            evaluate_s=end - middle,
+            digests=self._digests(),
         )
+
+    def _digests(self) -> tuple[tuple[str, str], ...]:
+        """Return the digests of the parameters, and of the whole state if the engine gives one that can be stored."""
+        parameters = ("parameters", digest(self.model.state_dict()))
+        with suppress(InputError):
+            return (parameters, ("state", state_digest(self.state()))) if self.engine.has_state else (parameters,)
+        return (parameters,)
+
+    def state(self) -> State:
+        """Return everything that the next epoch depends on: the number of epochs so far, and the engine's state."""
+        return {"num_epochs": self._epoch_index, "engine": self.engine.state()}
+
+    def restore(self, state: State) -> None:
+        """Reset the trainer, and take over the `state` of another one with the same config.
+
+        Raises:
+            InputError: if it does not fit.
+        """
+        self.reset()
+        try:
+            self._epoch_index = int(state["num_epochs"])
+            self.engine.restore(state["engine"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the stored state does not fit {self.config}: {error}") from None
 
     # --- batches
 
@@ -277,11 +315,12 @@ class Trainer:
         if is_beginning:
             # Two whole batches, and one that is as short as the last batch of an epoch.
             order = order[: 2 * self.config.batch_size + len(order) % self.config.batch_size]
-        progress = (
-            self.engine.train(self._train_x, self._train_y, order, self.config.batch_size)
-            if self.config.loader == "memory"
-            else train_on(self.engine, self._batches(order))
-        )
+        with self.engine.randomness.held():
+            progress = (
+                self.engine.train(self._train_x, self._train_y, order, self.config.batch_size)
+                if self.config.loader == "memory"
+                else train_on(self.engine, self._batches(order))
+            )
         self.engine.check(progress.loss_sum)
         return progress.loss_sum / len(order), progress.num_correct / len(order), progress.last_loss
 
