@@ -236,15 +236,34 @@ def _file_digest(name: str) -> str | None:
         return None
 
 
-def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
+_LAYERS = ("hidden_sizes", "activations")
+"""The fields that must fit each other."""
+
+
+def override(config: RunConfig, settings: Iterable[str], later: Iterable[str] = ()) -> RunConfig:
     """Return the config with all `field=value` settings applied at once.
+
+    `later` are settings that will change the result again. If widths and activations do not fit each other without
+    them, they are applied already: other options may give the activations of a grid, or of both sides of a comparison.
 
     >>> override(RunConfig(), ["batch_size=10", "hidden_sizes=64,32", "activations=gelu"]).hidden_sizes
     (64, 32)
+    >>> override(RunConfig(), ["hidden_sizes=64,32"], later=["activations=gelu"]).activations
+    ('gelu', 'gelu')
 
     Raises:
         InputError: for an unknown field, or a value of the wrong type.
     """
+    changes = _changes(settings)
+    if "hidden_sizes" in changes and "activations" not in changes and len(set(config.activations)) == 1:
+        changes["activations"] = config.activations[:1]
+    sizes, activations = (changes.get(name, getattr(config, name)) for name in _LAYERS)
+    if len(activations) not in (1, len(sizes)):
+        changes |= {name: value for name, value in _changes(later).items() if name in _LAYERS and name not in changes}
+    return replace(config, **changes)
+
+
+def _changes(settings: Iterable[str]) -> dict[str, Any]:
     hints = typing.get_type_hints(RunConfig)
     changes: dict[str, Any] = {}
     for setting in settings:
@@ -252,9 +271,7 @@ def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
         if not equals:
             raise InputError(f"a setting is field=value, not {setting!r}")
         changes[name] = _parse(choose(hints, name, "field"), text, name)
-    if "hidden_sizes" in changes and "activations" not in changes and len(set(config.activations)) == 1:
-        changes["activations"] = config.activations[:1]
-    return replace(config, **changes)
+    return changes
 
 
 def _parse(hint: Any, text: str, name: str) -> Any:

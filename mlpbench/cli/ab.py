@@ -5,9 +5,8 @@ import dataclasses
 
 from mlpbench.cli.exits import Answer
 from mlpbench.cli.gate import add_gate, margins_of, show_plan
-from mlpbench.cli.options import settings_of
-from mlpbench.cli.pairs import PlanRequest, add_plan, measure
-from mlpbench.config import RunConfig, override
+from mlpbench.cli.pairs import PlanRequest, add_plan, base_of, measure
+from mlpbench.config import override
 from mlpbench.errors import InputError
 
 
@@ -31,7 +30,7 @@ def run(parsed: argparse.Namespace) -> Answer:
     from mlpbench.cli.output import check_outputs
     from mlpbench.measuring.side import parse_side
 
-    config = override(RunConfig(), settings_of(parsed))
+    config = base_of(parsed)
     a, b = parse_side(parsed.a, config), parse_side(parsed.b, config)
     if parsed.blocked and parsed.time_limit:
         raise InputError("--time-limit ends after a pair, but --blocked has no pairs before its end; give one of them")

@@ -1,13 +1,17 @@
 """Define the options that several verbs share, and the types of their values."""
 
 import argparse
+import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 RESULTS = Path("results")
+# Far beyond any use: these limits catch typing errors, before they take all memory.
+MOST_SEEDS, MOST_JOBS = 10_000, 1_000
 OPERATIONS_HELP = "forward, backward, forward_backward, optimizer_step, train_step, evaluate or epoch"
 
 
@@ -39,11 +43,28 @@ def settings_of(parsed: argparse.Namespace) -> list[str]:
     return [*settings, *parsed.set]
 
 
-def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, not {text!r}")
-    return int(text)
+def up_to(most: int) -> Callable[[str], int]:
+    """Return a function that parses a whole number from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        number = _number(text)
+        if number is None or not 1 <= number <= most:
+            raise argparse.ArgumentTypeError(f"a whole number from 1 to {most:,}, not {_short(text)}")
+        return number
+
+    return parse
+
+
+def _number(text: str) -> int | None:
+    """Return the whole number that a text is; None for any other text, and for a number of more than 20 digits."""
+    return int(text) if text.isdecimal() and len(text) <= 20 else None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+positive = up_to(1_000_000)
 
 
 def fraction(text: str) -> float:
@@ -67,21 +88,38 @@ class CommaList(tuple[T, ...]):
         return ",".join(map(str, self))
 
 
-def seeds(text: str) -> CommaList[int]:
+class Seeds(tuple[int, ...]):
+    """Hold seeds, and format them as `--seeds` takes them."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Join the seeds by commas; successive ones become a range."""
+        # Successive seeds have equal differences to their places.
+        groups = itertools.groupby(enumerate(self), lambda item: item[1] - item[0])
+        ranges = ([seed for _, seed in group] for _, group in groups)
+        return ",".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else str(each[0]) for each in ranges)
+
+
+def seeds(text: str) -> Seeds:
     """Parse seeds such as 0-4 or 0,3,7.
 
     >>> str(seeds("0-2,7"))
-    '0,1,2,7'
+    '0-2,7'
     """
-    numbers: list[int] = []
+    numbers: dict[int, None] = {}
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()):
-            raise argparse.ArgumentTypeError(f"seeds such as 0-4 or 0,3,7, not {text!r}")
-        numbers += range(int(first), int(last or first) + 1)
-    if not numbers:
-        raise argparse.ArgumentTypeError(f"at least one seed; {text!r} has none")
-    return CommaList(dict.fromkeys(numbers))
+        ends = part.partition("-")
+        first, last = _number(ends[0]), _number(ends[2] or ends[0])
+        if first is None or last is None:
+            raise argparse.ArgumentTypeError(f"seeds such as 0-4 or 0,3,7, not {_short(text)}")
+        if last - first >= MOST_SEEDS or len(numbers) > MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"at most {MOST_SEEDS:,} seeds, not {_short(text)}")
+        numbers |= dict.fromkeys(range(first, last + 1))
+    if not 0 < len(numbers) <= MOST_SEEDS:
+        most = f"at most {MOST_SEEDS:,} seeds" if numbers else "at least one seed"
+        raise argparse.ArgumentTypeError(f"{most}, not {_short(text)}")
+    return Seeds(numbers)
 
 
 class Margin(float):

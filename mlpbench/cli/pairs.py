@@ -39,6 +39,22 @@ def add_plan(parser: argparse.ArgumentParser, pairs: int) -> None:
     add_workload(parser)
 
 
+def base_of(parsed: argparse.Namespace) -> RunConfig:
+    """Return the config of both sides, before their own settings.
+
+    Raises:
+        InputError: for a setting that is no field, or has no such value.
+    """
+    a, b = (
+        {setting.partition("=")[0]: setting for setting in getattr(parsed, side, ()) if "=" in setting}
+        for side in ("a", "b")
+    )
+    # Only what both sides give may be missing here.
+    return override(
+        RunConfig(), settings_of(parsed), [a[name] for name in ("activations", "hidden_sizes") if {name} <= {*a} & {*b}]
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRequest:
     """Describe what `ab` or `aa` was asked to measure."""
@@ -91,7 +107,7 @@ def measure(parsed: argparse.Namespace, request: PlanRequest) -> PlanFile:
         request.b,
         command=request.command,
         operations=tuple(dict.fromkeys(parsed.operations)) or (Operation.TRAIN_STEP.value,),
-        config=override(RunConfig(), settings_of(parsed)),
+        config=base_of(parsed),
         pairs=parsed.pairs,
         rounds=parsed.rounds,
         interleaved=request.is_interleaved,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlpbench.cli.options import add_workload, fraction, positive, seeds, settings_of
+from mlpbench.cli.options import MOST_JOBS, add_workload, fraction, seeds, settings_of, up_to
 from mlpbench.cli.training import TrainingFile, add_resume
 from mlpbench.config import DEFAULT_TARGET, override
 from mlpbench.errors import InputError, choose
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=seeds, metavar="A-B", help="for example 0-4 or 0,3,7")
     parser.add_argument(
         "--jobs",
-        type=positive,
+        type=up_to(MOST_JOBS),
         metavar="N",
         help="runs at once: on the CPU each a process with one thread (default: one per CPU), on a GPU the seeds of a "
         "config as one model (default: all). 1: one after the other, so that times compare with those of train",
@@ -46,7 +46,7 @@ def run(parsed: argparse.Namespace) -> None:
         if field in _AXES:
             raise InputError(f"a study varies this field: use {_AXES[field]} instead of --set {setting}")
     grid = study.Study(
-        base=override(preset.base, settings),
+        base=override(preset.base, settings, [f"activations={names}" for names in parsed.activations or ()][:1]),
         activations=tuple(tuple(a.split(",")) for a in parsed.activations or ()) or preset.activations,
         optimizers=tuple(parsed.optimizers or preset.optimizers),
         seeds=parsed.seeds or preset.seeds,

@@ -38,12 +38,15 @@ def run(parsed: argparse.Namespace) -> None:
 
     preset = choose(timing.PRESETS, parsed.preset, "preset")
     check_name(Operation, parsed.operation, "operation")
-    base = override(RunConfig(), settings_of(parsed))
+    settings = settings_of(parsed)
     if any(len(vary) < 2 for vary in parsed.vary):
         raise InputError("--vary takes at least two settings: --vary optimizer=sgd optimizer=adam")
     if len({len(vary) for vary in parsed.vary}) > 1:
         raise InputError("every --vary needs the same number of settings: the n-th of each go together")
-    configs = [override(base, together) for together in zip(*parsed.vary, strict=True)] or [base]
+    # Together, since settings that are varied can be needed by the others.
+    configs = [override(RunConfig(), [*settings, *together]) for together in zip(*parsed.vary, strict=True)] or [
+        override(RunConfig(), settings)
+    ]
     trainers = [Trainer(config) for config in configs]
     for trainer in trainers:
         timing.check_clock(parsed.clock, parsed.operation, trainer.config.device)
@@ -65,7 +68,7 @@ def run(parsed: argparse.Namespace) -> None:
         warm_up_s=preset.warm_up_s,
         emit=emit,
         clock=parsed.clock,
-        watch=timing.Watch.start(environment.resolve_device(base.device)),
+        watch=timing.Watch.start(environment.resolve_device(configs[0].device)),
     )
     console = terminal.console()
     terminal.show_timings(as_results(file.session, records), console)

@@ -25,6 +25,7 @@ from mlpbench.training.trainer import Trainer, check_names
 from mlpbench.workload import datasets
 from mlpbench.workload.optimizers import OPTIMIZERS
 
+MOST_RUNS = 10_000
 TUTORIAL = ("relu", "tanh", "elu")
 """The activations of the tutorial's three hidden layers."""
 
@@ -41,7 +42,14 @@ class Study:
     """True if an optimizer gets its usual learning rate, where the learning rate of the base would be unfair."""
 
     def configs(self) -> list[RunConfig]:
-        """Return the configs of the grid, seed by seed, so that a slow time of the machine affects all of them."""
+        """Return the configs of the grid, seed by seed, so that a slow time of the machine affects all of them.
+
+        Raises:
+            InputError: if there are too many, or for a value out of range.
+        """
+        num_runs = len(self.seeds) * len(self.activations) * len(self.optimizers)
+        if num_runs > MOST_RUNS:
+            raise InputError(f"a study has at most {MOST_RUNS:,} runs, not {num_runs:,}; take fewer seeds")
         configs = grid(self.base, seed=self.seeds, activations=self.activations, optimizer=self.optimizers)
         if not self.has_usual_lr:
             return configs
