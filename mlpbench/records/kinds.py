@@ -193,20 +193,20 @@ CURVES = ("train_loss", "train_accuracy", "last_loss", "test_loss", "test_accura
 class EpochResult(Record):
     """Hold the results of one epoch of a training run. Its run is finished if it also has a TrainResult."""
 
-    session: str
+    session: Id
     config: RunConfig
-    num_train: int
-    num_test: int
-    index: int
+    num_train: Positive
+    num_test: Positive
+    index: Count
     """The number of the epoch, from 0."""
     train_loss: float
     """This value and the next six are those of a TrainResult, of this epoch alone."""
-    train_accuracy: float
+    train_accuracy: Share
     last_loss: float
     test_loss: float
-    test_accuracy: float
-    train_s: float
-    evaluate_s: float
+    test_accuracy: Share
+    train_s: Seconds
+    evaluate_s: Seconds
     digests: tuple[tuple[str, str], ...]
     """Pairs of a name and a digest of the state after the epoch: of the `parameters`, and, where the engine gives it,
     of the whole `state`, from which the next epoch starts."""

@@ -21,6 +21,7 @@ from mlpbench.errors import InputError
 from mlpbench.machine import environment
 from mlpbench.machine.clock import now
 from mlpbench.records.kinds import EpochResult, Session, TrainResult
+from mlpbench.records.ranges import tidy
 from mlpbench.records.results import Results
 from mlpbench.training import checkpoint
 from mlpbench.training.checkpoint import Checkpoint, State
@@ -172,6 +173,8 @@ def find(results: Results, root: Path, command: str, configs: Iterable[RunConfig
             was made by a stack that may compute other bits.
     """
     configs = [resolved(config) for config in configs]
+    # A record holds it like this.
+    command = tidy(command)
     verb = " ".join(command.split(" ")[:2])
     recorded: list[EpochResult | TrainResult] = [*results.epochs, *results.train_results]
     same = {each.session for each in recorded if [each.config] == configs}

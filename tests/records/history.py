@@ -29,6 +29,7 @@ HISTORY = [
     Peak(session="s", device="cpu", num_threads=4, gemm_flops_per_s=2.4e11, copy_bytes_per_s=4.8e10),
     strategies.memory(2**40),
     strategies.noise(1.25),
+    strategies.epoch(1),
     strategies.session("t", environment=strategies.OTHER_ENVIRONMENT),
 ]
 

@@ -16,6 +16,7 @@ from mlpbench.records.kinds import (
     Check,
     Conditions,
     Ending,
+    EpochResult,
     Measurement,
     Memory,
     Noise,
@@ -224,7 +225,7 @@ RECORDS_2 = [
 ]
 
 
-# Schema 3 has more in the environment of a session.
+# Schema 3 has more in the environment of a session, and the kind epoch.
 ENVIRONMENT_3 = Environment(
     hardware=Hardware(
         cpu_model="Example CPU @ 2.5 GHz",
@@ -268,7 +269,22 @@ ENVIRONMENT_3 = Environment(
     commit="source-0123456789ab",
     dirty=False,
 )
-RECORDS_3 = [replace(RECORDS_2[0], environment=ENVIRONMENT_3), *RECORDS_2[1:]]
+EPOCH_3 = EpochResult(
+    session="5e5510e0",
+    config=CONFIG,
+    num_train=60000,
+    num_test=10000,
+    index=1,
+    train_loss=0.30000000000000004,
+    train_accuracy=0.5455,
+    last_loss=math.inf,
+    test_loss=math.nan,
+    test_accuracy=0.098,
+    train_s=2.5,
+    evaluate_s=0.1,
+    digests=(("parameters", "sha256-1:0b"), ("state", "sha256-1:0c")),
+)
+RECORDS_3 = [replace(RECORDS_2[0], environment=ENVIRONMENT_3), *RECORDS_2[1:], EPOCH_3]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
+from mlpbench.errors import InputError
 from mlpbench.records.codec import decode, encode
 from mlpbench.records.kinds import KINDS, Record, record
 from mlpbench.records.results import Results
 from tests.records.history import HISTORY
-from tests.strategies import ENVIRONMENT, session
+from tests.strategies import ENVIRONMENT, epoch, session
 
 
 @pytest.mark.parametrize("record", [ENVIRONMENT, *HISTORY], ids=lambda record: type(record).__name__)
@@ -53,3 +54,8 @@ def test_new_kind_needs_no_more_than_its_class(monkeypatch, key):
     assert list(results.records()) == [session("s"), tally]
     assert results.of(Tally) == [tally]
     assert not key or results.by_key(Tally) == {"a": tally}
+
+
+def test_epoch_that_the_run_does_not_have_is_refused():
+    with pytest.raises(InputError, match="index must be from 0 to 5, not 6"):
+        epoch(6)

@@ -9,7 +9,7 @@ from mlpbench.records.kinds import KINDS, Block, Measurement, Session
 from mlpbench.records.results import Results
 from tests import strategies
 from tests.records.history import HISTORY, as_bytes, loaded_records
-from tests.strategies import results
+from tests.strategies import results, session
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,8 @@ def test_properties_give_every_kind_its_name():
     loaded = results(*HISTORY)
     dicts = (loaded.sessions, loaded.plans, loaded.measurements, loaded.endings, loaded.conditions)
     lists = (
-        loaded.blocks, loaded.train_results, loaded.checks, loaded.skips, loaded.peaks, loaded.memories, loaded.noises,
+        loaded.blocks, loaded.epochs, loaded.train_results, loaded.checks, loaded.skips, loaded.peaks, loaded.memories,
+        loaded.noises,
     )  # fmt: skip
     values = [*(record for each in dicts for record in each.values()), *(record for each in lists for record in each)]
     assert sorted(map(repr, values)) == sorted(map(repr, HISTORY))
@@ -98,3 +99,34 @@ def test_incomplete_measurements_are_not_whole():
         strategies.timed("unknown", [1.0], rounds=0),
     )
     assert {name: len(blocks) for name, blocks in loaded.whole().items()} == {"planned": 2, "unknown": 1}
+
+
+# --- runs that were interrupted
+
+
+def test_run_is_finished_by_its_result_and_by_nothing_else():
+    epochs = [strategies.epoch(index) for index in range(2)]
+    other = strategies.epoch(0, seed=1)
+    loaded = results(session("s"), [*epochs, other], strategies.trained((0.5,) * 6))
+    assert loaded.unfinished() == {("s", other.config): [other]}
+
+
+def test_repeated_epoch_counts_once_as_it_was_at_last():
+    first, again = strategies.epoch(1), strategies.epoch(1, 0.75, session="t")
+    loaded = results(
+        session("s"), session("t", run="s", process=1), [strategies.epoch(0), first, again], strategies.session("u")
+    )
+    assert loaded.unfinished() == {("s", first.config): [strategies.epoch(0), again]}
+
+
+def test_run_that_went_on_in_another_session_is_one_run():
+    records = [session("s"), strategies.epoch(0), session("t", run="s", process=1), strategies.epoch(1, session="t")]
+    assert [len(epochs) for epochs in results(*records).unfinished().values()] == [2]
+    records.append(strategies.trained((0.5,) * 6, session="t"))
+    assert results(*records).unfinished() == {}
+
+
+def test_last_unfinished_run_is_the_one_that_went_on_last():
+    one, other = strategies.epoch(0), strategies.epoch(0, seed=1)
+    loaded = results(session("s"), [one, other, strategies.epoch(1)])
+    assert [config.seed for _, config in loaded.unfinished()] == [1, 0]

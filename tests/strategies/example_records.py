@@ -7,6 +7,7 @@ from mlpbench.records.environment import NONE, Environment, Hardware, Stack
 from mlpbench.records.kinds import (
     Block,
     Check,
+    EpochResult,
     Measurement,
     Memory,
     Noise,
@@ -217,6 +218,25 @@ def trained(
         train_s=(epoch_s,) * num_epochs,
         evaluate_s=(0.25,) * num_epochs,
         digests=(("initial", "sha256:00"), ("final", "sha256:01")),
+    )
+
+
+def epoch(index: int, test_accuracy: float = 0.5, *, session: str = "s", **settings) -> EpochResult:
+    """Return an epoch of a training run, by default one of 6."""
+    return EpochResult(
+        session=session,
+        config=RunConfig(**{"num_epochs": 6} | settings),
+        num_train=60_000,
+        num_test=10_000,
+        index=index,
+        train_loss=1 / (index + 1),
+        train_accuracy=test_accuracy,
+        last_loss=1 / (index + 2),
+        test_loss=1 / (index + 3),
+        test_accuracy=test_accuracy,
+        train_s=2.0,
+        evaluate_s=0.25,
+        digests=(("parameters", f"sha256-1:{index:02}"), ("state", f"sha256-1:{index:03}")),
     )
 
 

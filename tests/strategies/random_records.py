@@ -17,6 +17,7 @@ from mlpbench.records.kinds import (
     Check,
     Conditions,
     Ending,
+    EpochResult,
     Measurement,
     Memory,
     Noise,
@@ -120,6 +121,21 @@ def _train_results(draw) -> TrainResult:
     return draw(built(TrainResult, config=st.just(config), digests=_PAIRS, **curves))
 
 
+@st.composite
+def _epochs(draw) -> EpochResult:
+    config = draw(_CONFIG)
+    return draw(
+        built(
+            EpochResult,
+            config=st.just(config),
+            index=st.integers(0, config.num_epochs - 1),
+            digests=_PAIRS,
+            **dict.fromkeys(("train_loss", "last_loss", "test_loss"), any_floats),
+        )
+    )
+
+
+epochs = _epochs()
 train_results = _train_results()
 checks = built(Check, config=_CONFIG, other=_CONFIG)
 skips = built(Skip, config=_CONFIG)
@@ -129,7 +145,7 @@ conditions = built(Conditions)
 peaks = built(Peak)
 memories = built(Memory, config=_CONFIG)
 noises = built(Noise, config=_CONFIG)
-of_a_session = st.one_of(measurements, train_results, checks, skips, conditions, peaks, memories, noises)
+of_a_session = st.one_of(measurements, epochs, train_results, checks, skips, conditions, peaks, memories, noises)
 records = st.one_of(sessions, timed_blocks, plans, endings, of_a_session)
 
 
