@@ -189,6 +189,7 @@ class _StudyRun:
         self._observer = observer
         self._results: dict[int, TrainResult] = {}
         self._failures: dict[int, str] = {}
+        self._unwritten: InputError | None = None
 
     def one_by_one(self, indices: Iterable[int]) -> None:
         """Train these runs in this process, one after the other."""
@@ -198,6 +199,7 @@ class _StudyRun:
             try:
                 result = Trainer(config).fit(self._session_id, self._add_epoch, start, self._observer.note)
             except InputError as error:
+                self._check_written(error)
                 self._add_failure(index, str(error))
             else:
                 self._add_result(index, result)
@@ -256,6 +258,7 @@ class _StudyRun:
         try:
             results = batched_seeds.fit(configs, self._session_id, self._add_epoch)
         except InputError as error:
+            self._check_written(error)
             for index in indices:
                 self._add_failure(index, str(error))
         else:
@@ -272,8 +275,17 @@ class _StudyRun:
         return start
 
     def _add_epoch(self, epoch: EpochResult, config: RunConfig | None = None) -> None:
-        self._emit(epoch)
+        try:
+            self._emit(epoch)
+        except InputError as error:
+            self._unwritten = error
+            raise
         self._observer.epoch(epoch, config)
+
+    def _check_written(self, error: InputError) -> None:
+        """Raise the error if it is that of a record which could not be written: it ends the study, not the run."""
+        if error is self._unwritten:
+            raise error
 
     def _add_result(self, index: int, result: TrainResult) -> None:
         self._results[index] = result

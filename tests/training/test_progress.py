@@ -1,34 +1,34 @@
 """Progress is lines in a pipe, and a live bar on a terminal."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from mlpbench.config import RunConfig
+from mlpbench.records.kinds import EpochResult
 from mlpbench.training.progress import TrainingProgress, epoch_line
-from mlpbench.training.trainer import Epoch
+from tests import strategies
 
 CONFIGS = [RunConfig(num_epochs=3), RunConfig(num_epochs=3, seed=1)]
 
 
-def epoch(index: int) -> Epoch:
-    return Epoch(
-        index=index,
+def epoch(index: int) -> EpochResult:
+    return replace(
+        strategies.epoch(index),
         train_loss=0.25,
         train_accuracy=0.875,
-        last_loss=0.5,
         test_loss=float("nan"),
         test_accuracy=0.75,
         train_s=1.5,
-        evaluate_s=0.1,
     )
 
 
 def printed(*, is_terminal: bool) -> str:
     """Return the output of two runs of three epochs."""
     output = io.StringIO()
-    console = Console(file=output, width=160, force_terminal=is_terminal, highlight=False)
+    console = Console(file=output, width=160, force_terminal=is_terminal, highlight=False, markup=False)
     with TrainingProgress(CONFIGS, console) as progress:
         for config in CONFIGS:
             progress.start(config)
@@ -88,7 +88,7 @@ def printed_at_once(*, is_terminal: bool) -> str:
     """Return the output of three runs, two of them at once; the second fails in its third epoch."""
     configs = [RunConfig(num_epochs=3, seed=seed) for seed in range(3)]
     output = io.StringIO()
-    console = Console(file=output, width=160, force_terminal=is_terminal, highlight=False)
+    console = Console(file=output, width=160, force_terminal=is_terminal, highlight=False, markup=False)
 
     with TrainingProgress(configs, console) as progress:
         progress.start(configs[0])
@@ -120,3 +120,27 @@ def test_bar_counts_the_epochs_of_a_failed_run_as_done():
     text = printed_at_once(is_terminal=True)
     for part in ("run 1/3  epoch 3/3", "run 2/3 has no result", "run 3/3  epoch 3/3", "100%"):
         assert part in text
+
+
+# --- runs that go on after an interruption
+
+
+def test_run_that_goes_on_says_after_which_epoch_and_notes_are_lines():
+    output = io.StringIO()
+    config = RunConfig(num_epochs=3)
+    with TrainingProgress([config], Console(file=output, width=160, highlight=False, markup=False)) as progress:
+        progress.start(config, 2)
+        progress.note("no checkpoint [of this run]")
+        progress.epoch(epoch(2))
+    lines = ["run 1/1: num_epochs=3, goes on after epoch 2/3", "no checkpoint [of this run]", epoch_line(epoch(2), 3)]
+    assert output.getvalue().splitlines() == lines
+
+
+def test_bar_counts_epochs_from_before_the_interruption():
+    output = io.StringIO()
+    config = RunConfig(num_epochs=4)
+    console = Console(file=output, width=160, force_terminal=True, highlight=False, markup=False)
+    with TrainingProgress([config], console) as progress:
+        progress.start(config, 3)
+        progress.epoch(epoch(3))
+    assert "100%" in output.getvalue()

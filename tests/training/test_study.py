@@ -8,6 +8,7 @@ from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
 from mlpbench.machine import environment
 from mlpbench.records import store
+from mlpbench.records.kinds import CURVES, EpochResult, TrainResult
 from mlpbench.training import batched_seeds, study
 from mlpbench.training.study import STUDIES, TUTORIAL, FailedRunsError, Study, check, default_jobs, run
 from mlpbench.training.trainer import check_names
@@ -91,6 +92,21 @@ def test_each_result_is_emitted_before_the_next_run_starts(small):
     assert {"session"} == {result.session for result in results}
 
 
+def test_each_epoch_is_on_record_before_it_is_shown(small):
+    class Checked(Log):
+        def epoch(self, epoch, config=None):
+            assert epoch is self.epochs[-1]
+            super().epoch(epoch, config)
+
+    log = Checked()
+    (result,) = run([RunConfig(dataset=small, num_epochs=2)], "session", log.emit, log)
+    assert [epoch.index for epoch in log.epochs] == [0, 1]
+    for name in CURVES:
+        assert getattr(result, name) == tuple(getattr(epoch, name) for epoch in log.epochs)
+    assert dict(log.epochs[-1].digests)["parameters"] == dict(result.digests)["final"]
+    assert {("session", result.config)} == {(epoch.session, epoch.config) for epoch in log.epochs}
+
+
 def test_other_runs_go_on_if_a_run_fails(small):
     good = RunConfig(dataset=small, num_epochs=1, num_threads=1)
     configs = [good, replace(good, optimizer="sdg", seed=1), replace(good, seed=2)]
@@ -112,14 +128,18 @@ def test_message_of_a_single_failed_run_is_its_reason(small):
         run([RunConfig(dataset=small, optimizer="sdg")], "session", Log().emit, Log())
 
 
-def test_result_that_cannot_be_written_ends_the_study(small):
-    def fail(_):
-        raise InputError("no space left")
-
+@pytest.mark.parametrize(("kind", "entries"), [(EpochResult, []), (TrainResult, [("epoch", 0)])])
+def test_record_that_cannot_be_written_ends_the_study(small, kind, entries):
     log = Log()
+
+    def fail(record):
+        if isinstance(record, kind):
+            raise InputError("no space left")
+        log.emit(record)
+
     with pytest.raises(InputError, match=r"^no space left"):
         run([RunConfig(dataset=small, num_epochs=1, num_threads=1, seed=s) for s in (0, 1)], "session", fail, log)
-    assert log.entries == [("start", 0), ("epoch", 0)]
+    assert log.entries == [("start", 0), *entries]
 
 
 def test_single_config_is_trained_in_this_process_for_any_jobs(small, monkeypatch):
