@@ -1,5 +1,7 @@
 """Define engine eager: PyTorch as everybody writes it."""
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -56,7 +58,8 @@ class Eager(Engine):
         return self._optimizer.state_dict()
 
     def _restore_optimizer(self, state: State) -> None:
-        self._optimizer.load_state_dict(state)
+        # PyTorch would use the tensors themselves.
+        self._optimizer.load_state_dict(deepcopy(state))
 
     def logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():

@@ -108,7 +108,7 @@ def read(path: Path) -> Checkpoint:
             state=_restored(head["state"], tensors),
         )
     # A file with a right seal can be one that another program has made.
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, zipfile.BadZipFile) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         reason = f": {error}" if isinstance(error, DamageError) else ""
         raise InputError(f"{path} is not a whole checkpoint{reason}") from None
 

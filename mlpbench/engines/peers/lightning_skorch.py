@@ -6,6 +6,7 @@ Shapes: B batch, D features, C classes.
 """
 
 from abc import abstractmethod
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class _Loop(Peer):
         return self._optimizer.state_dict()
 
     def _restore_optimizer(self, state: State) -> None:
-        self._optimizer.load_state_dict(state)
+        # PyTorch would use the tensors themselves.
+        self._optimizer.load_state_dict(deepcopy(state))
 
     def _seed_step(self) -> None:
         """Seed the next step, within the context `held` of the whole run."""
