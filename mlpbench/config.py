@@ -177,8 +177,8 @@ def _field_types() -> dict[str, tuple[type, bool, bool]]:
 
 def _as(kind: type, value: object, name: str) -> object:
     """Return the value of a field in its type; numbers of NumPy and whole numbers for numbers are fine."""
-    wanted = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
-    if not isinstance(value, wanted) or isinstance(value, bool):
+    expected = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
+    if not isinstance(value, expected) or isinstance(value, bool):
         raise InputError(f"{name} must be {_KIND[kind]}, not {value!r:.80}")
     return kind(value)
 

@@ -111,8 +111,8 @@ def read_newest(parsed: argparse.Namespace, use: Callable[[Results], T]) -> T:
             reason = reason or f"; {path}: {error}"
             continue
         others = f", the newest that can be used of {len(paths)} files" if len(paths) > 1 else ""
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        print(f"mlpbench: read {printable(str(shown))}{others}", file=sys.stderr)
+        place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        print(f"mlpbench: read {printable(str(place))}{others}", file=sys.stderr)
         note_problems(parsed, results.problems)
         return content
     raise InputError(f"none of the {len(paths)} files under {RESULTS} can be used{reason}")

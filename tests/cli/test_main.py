@@ -96,7 +96,7 @@ def test_results_that_cannot_be_written_are_refused_before_training(tmp_path, ca
 def test_env_is_json_without_host_user_or_path_names():
     done = run("env", LD_PRELOAD="", OMP_PROC_BIND="close")
     fingerprint = json.loads(done.stdout)
-    assert (done.returncode, fingerprint["variables"]["OMP_PROC_BIND"]) == (0, "close")
+    assert (done.returncode, fingerprint["stack"]["variables"]["OMP_PROC_BIND"]) == (0, "close")
     for private in (socket.gethostname(), str(Path.home()), str(ROOT)):
         assert private not in done.stdout
 
@@ -160,7 +160,7 @@ def test_every_verb_is_a_module_and_stands_in_the_readme():
     for verb in VERBS:
         assert f"mlpbench {verb}" in readme
         assert verb in listing
-    others = {"__init__", "main", "exits", "streams", "options", "command", "output", "gate", "pairs"}
+    others = {"__init__", "main", "exits", "streams", "options", "command", "output", "gate", "pairs", "training"}
     assert {path.stem for path in (ROOT / "mlpbench" / "cli").glob("*.py")} == {*VERBS, *others}
 
 
