@@ -9,7 +9,9 @@ import pytest
 
 from mlpbench.cli.main import VERBS, main
 from mlpbench.records import store
+from tests.judging.processes import STEADY, write
 from tests.paths import ROOT
+from tests.strategies import plan, replicated, session
 
 
 def run(*arguments, **variables):
@@ -110,6 +112,51 @@ def test_train_records_the_result_and_draws_the_two_plots(tmp_path, capsys):
     assert result.test_accuracy[1] > 0.9
     assert sorted(path.name for path in plots.iterdir()) == ["accuracy.png", "loss.png"]
     assert f"{result.test_accuracy[1]:.4f}" in capsys.readouterr().out
+
+
+def test_train_draws_beside_its_results_and_says_where(tmp_path, small, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--epochs", "1", "--dataset", small, "--results", "mine"]) == 0
+    assert sorted(path.name for path in (tmp_path / "mine" / "report").iterdir()) == ["accuracy.png", "loss.png"]
+    assert "plots: mine/report" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_export_reads_the_newest_file_that_it_can_use_and_names_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("results/a.jsonl"), replicated(STEADY))
+    write(Path("results/b-ab-1.jsonl"), [session("p", side="a"), plan(id="q")])
+    write(Path("results/c.jsonl"), [session("z")])
+    for age, name in enumerate(["c", "b-ab-1", "a"]):
+        os.utime(f"results/{name}.jsonl", (1e9 - age, 1e9 - age))
+    assert main(["export", "pytest-benchmark"]) == 0
+    output = capsys.readouterr()
+    assert len(json.loads(output.out)["benchmarks"]) == 1
+    assert output.err == "mlpbench: read results/a.jsonl, the newest that can be used of 3 files\n"
+    Path("results/a.jsonl").unlink()
+    assert main(["export", "pytest-benchmark"]) == 2
+    assert "none of the 2 files under results can be used; " in capsys.readouterr().err
+
+
+def test_export_of_a_damaged_file_says_so_and_ends_with_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path(write(Path("a.jsonl"), replicated(STEADY)))
+    path.write_bytes(path.read_bytes()[:-20])
+    assert main(["export", "pytest-benchmark", "a.jsonl", "--output", "o.json"]) == 2
+    output = capsys.readouterr()
+    assert "cut off" in output.err
+    assert (output.out, Path("o.json").exists()) == ("wrote o.json\n", True)
+
+
+def test_bad_clock_and_bad_operation_are_refused_before_anything_is_written(tmp_path, capsys):
+    for arguments in (
+        ["train_step", "--clock", "nosuch"],
+        ["evaluate", "--clock", "latency"],
+        ["forward", "--set", "engine=compiled"],
+    ):
+        code = main(["time", *arguments, "--results", str(tmp_path / "r")])
+        assert (code, len(capsys.readouterr().err.splitlines())) == (2, 1)
+    assert not (tmp_path / "r").exists()
 
 
 def test_study_records_every_run_and_report_shows_it(tmp_path, capsys):

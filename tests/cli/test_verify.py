@@ -41,6 +41,18 @@ def test_certificate_of_this_machine_is_verified(tmp_path, small, capsys):
     assert len(list(results.rglob("certificates/*.json"))) == 2
 
 
+def test_verify_writes_nothing_where_it_is_not_told(tmp_path, original, monkeypatch, capsys):
+    path = tmp_path / "c.json"
+    certificate.write(path, original)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["verify", str(path)]) == 0
+    assert list((tmp_path / "here").iterdir()) == []
+    assert main(["verify", str(path), "--results", "mine"]) == 0
+    (saved,) = (tmp_path / "here").rglob("*.json")
+    assert f"This run was saved as: {saved.relative_to(tmp_path / 'here')}" in capsys.readouterr().out
+
+
 @needs_compiler
 def test_another_engine_of_the_same_arithmetic_verifies(tmp_path, original, capsys):
     path = tmp_path / "c.json"

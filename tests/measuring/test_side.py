@@ -1,5 +1,6 @@
 """Test that a side of a comparison is parsed, labelled and refused correctly, and that worktrees are removed."""
 
+import os
 import sys
 
 import pytest
@@ -85,6 +86,15 @@ def test_worktree_has_the_source_of_the_commit_and_is_removed_at_the_end(reposit
         assert (path / "file").read_text() == "content"
     assert not path.exists()
     assert len(git("worktree", "list").splitlines()) == 1
+
+
+def test_worktree_of_a_killed_process_is_removed_by_the_next_and_a_running_one_stays(repository, tmp_path):
+    left, running = (tmp_path / f"mlpbench-{process}-x" / "source" for process in (2**22 + 1, os.getpid()))
+    for path in (left, running):
+        git("worktree", "add", "--quiet", "--detach", str(path), "HEAD")
+    with worktree(parse_side(["commit=HEAD"], RunConfig()).commit):
+        assert (left.parent.exists(), running.exists()) == (False, True)
+    assert [str(running) in line for line in git("worktree", "list").splitlines()] == [False, True]
 
 
 def test_side_without_a_commit_has_no_worktree():
