@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import stat
 import tempfile
@@ -62,16 +63,17 @@ def give_private_folder(variable: str, name: str) -> None:
     if not os.environ.get(variable):
         make_private(home(), variable)
         os.environ[variable] = str(home().absolute() / name)
-    make_private(Path(os.environ[variable]), variable)
+    make_private(Path(os.environ[variable]), variable, has_digests=False)
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def make_private(folder: Path, variable: str = "XDG_CACHE_HOME") -> None:
+def make_private(folder: Path, variable: str = "XDG_CACHE_HOME", *, has_digests: bool = True) -> None:
     """Create a folder with mode 0700, or give this mode to a folder of this user that has looser rights.
 
-    What others may have put into a folder that they could write is not used: its libraries are built again.
+    What others may have put into a folder that they could write is not used. Its digests are removed, so that its
+    libraries are built again. A folder without digests is refused.
 
     Raises:
         InputError: if others can change the folder or what its path means; the message names `variable`.
@@ -87,7 +89,7 @@ def make_private(folder: Path, variable: str = "XDG_CACHE_HOME") -> None:
         _check_path(folder.parent, folder, variable)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            _tighten(handle, folder, variable)
+            _tighten(handle, folder, variable, has_digests=has_digests)
         finally:
             os.close(handle)
     except OSError as error:
@@ -110,7 +112,8 @@ def _check_path(path: Path, folder: Path, variable: str) -> None:
             place.stat()
             _check_path(place.parent / place.readlink(), folder, variable)
         elif status.st_mode & _OTHERS_WRITE and not (status.st_mode & stat.S_ISVTX or _is_private_group(status)):
-            _refuse(place, "can be written by others", folder, variable, f"run `chmod go-w {place}`, or ")
+            advice = f"run `chmod go-w {shlex.quote(str(place))}`, or " if status.st_uid == os.geteuid() else ""
+            _refuse(place, "can be written by others", folder, variable, advice)
 
 
 def _trusted() -> set[int]:
@@ -132,12 +135,14 @@ def _is_private_group(status: os.stat_result) -> bool:
     return group.gr_name == name and set(group.gr_mem) <= {name}
 
 
-def _tighten(handle: int, folder: Path, variable: str) -> None:
+def _tighten(handle: int, folder: Path, variable: str, *, has_digests: bool) -> None:
     status = os.fstat(handle)
     if status.st_uid != os.geteuid():
         _refuse(folder, f"belongs to {_user(status.st_uid)}", folder, variable)
     if not status.st_mode & 0o077:
         return
+    if status.st_mode & _OTHERS_WRITE and not has_digests:
+        _refuse(folder, "can be written by others, who may have put code there", folder, variable, "delete it, or ")
     # A folder that others can only read does no harm where the rights cannot be changed, as on a read-only disk.
     with contextlib.suppress(OSError):
         os.fchmod(handle, 0o700)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mlpbench.config import RunConfig
+from mlpbench.engines.compiled import _CompiledStep
 from mlpbench.engines.cpp import cache
 from mlpbench.errors import InputError
 from tests.conformance import needs_compiler
@@ -307,3 +309,32 @@ def test_folder_that_the_user_names_for_another_compiler_is_checked(monkeypatch,
     monkeypatch.setenv("SOME_CACHE_DIR", str(tmp_path / "open" / "some"))
     with pytest.raises(InputError, match=r"open can be written by others, .* set SOME_CACHE_DIR to a folder that only"):
         cache.give_private_folder("SOME_CACHE_DIR", "some")
+
+
+def test_folder_of_another_compiler_that_others_could_write_is_refused(monkeypatch, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setenv("SOME_CACHE_DIR", str(folder))
+    # Also the second time: what others have put there does not become good by itself.
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match="can be written by others, who may have put code there; delete it, or set"
+        ):
+            cache.give_private_folder("SOME_CACHE_DIR", "some")
+    folder.chmod(0o755)
+    cache.give_private_folder("SOME_CACHE_DIR", "some")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_torch_compile_is_refused_a_folder_that_others_can_write(monkeypatch, tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "open"))
+    with pytest.raises(InputError, match="set TORCHINDUCTOR_CACHE_DIR to a folder that only you can write"):
+        _CompiledStep(RunConfig(engine="compiled"), has_stages=False)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _CompiledStep(RunConfig(engine="compiled"), has_stages=False)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mlpbench" / "inductor")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
