@@ -34,6 +34,10 @@ _OLD_S = 3600.0
 """The age in seconds from which on a workspace is nobody's, where the file system has no locks."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_PRIVATE = 0o700
+# While the digests of others are removed. A process that sees this mode does so too, because another may have been
+# killed meanwhile.
+_UNCHECKED = _PRIVATE | stat.S_ISVTX
 
 
 def home() -> Path:
@@ -85,7 +89,7 @@ def make_private(folder: Path, variable: str = "XDG_CACHE_HOME", *, has_digests:
         # Not `parents=True`, which would create them with the rights that the umask leaves.
         for place in (*reversed(folder.parents), folder):
             if not os.path.lexists(place):
-                place.mkdir(mode=0o700, exist_ok=True)
+                place.mkdir(mode=_PRIVATE, exist_ok=True)
         _check_path(folder.parent, folder, variable)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
@@ -139,19 +143,22 @@ def _tighten(handle: int, folder: Path, variable: str, *, has_digests: bool) -> 
     status = os.fstat(handle)
     if status.st_uid != os.geteuid():
         _refuse(folder, f"belongs to {_user(status.st_uid)}", folder, variable)
-    if not status.st_mode & 0o077:
+    if stat.S_IMODE(status.st_mode) == _PRIVATE:
         return
-    if status.st_mode & _OTHERS_WRITE and not has_digests:
+    is_open = bool(status.st_mode & _OTHERS_WRITE) and not _is_private_group(status)
+    if is_open and not has_digests:
         _refuse(folder, "can be written by others, who may have put code there", folder, variable, "delete it, or ")
+    must_clear = is_open or stat.S_IMODE(status.st_mode) == _UNCHECKED
     # A folder that others can only read does no harm where the rights cannot be changed, as on a read-only disk.
     with contextlib.suppress(OSError):
-        os.fchmod(handle, 0o700)
+        os.fchmod(handle, _UNCHECKED if must_clear else _PRIVATE)
     if os.fstat(handle).st_mode & _OTHERS_WRITE:
         _refuse(folder, "can be written by others, which its file system does not let us change", folder, variable)
-    if status.st_mode & _OTHERS_WRITE:
+    if must_clear:
         # Another user who opened the old lock could hold it for ever.
         for path in (folder / _LOCK, *folder.glob(f"*{_DIGEST}")):
             path.unlink(missing_ok=True)
+        os.fchmod(handle, _PRIVATE)
 
 
 def _user(number: int) -> str:
@@ -237,7 +244,7 @@ def store(draft: Path, library: Path) -> None:
     Raises:
         OSError: if it cannot be moved; then an older library is still whole, or will be built again.
     """
-    draft.chmod(0o700)
+    draft.chmod(_PRIVATE)
     digest = draft.with_name("digest")
     digest.write_bytes(_digest_line(draft.read_bytes(), library))
     digest.chmod(0o600)
@@ -271,7 +278,7 @@ def workspace(folder: Path) -> Iterator[Path]:
         for path in folder.iterdir():
             if _WORKSPACE.fullmatch(path.name) and path.is_dir() and not path.is_symlink() and _is_left(path):
                 shutil.rmtree(path, ignore_errors=True)
-        place = Path(tempfile.mkdtemp(dir=folder))
+        place = Path(tempfile.mkdtemp(dir=folder)).absolute()
         handle = None
         with contextlib.suppress(OSError):
             handle = _hold(place)

@@ -145,18 +145,37 @@ def test_folders_are_created_for_this_user_alone(library, tmp_path):
     assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777, 0o1777])
+# 0o1700: another process was killed while it removed what others may have put there.
+OPEN = (0o772, 0o777, 0o1777, 0o1700)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o2700, *OPEN])
 def test_rights_of_a_folder_of_this_user_are_tightened(library, mode, spy, capfd):
     fake, trace = spy
     folder = build(library).parent
     folder.chmod(mode)
-    if mode != 0o755:
+    if mode in OPEN:
         # Somebody else could have put both there.
         put(fake, library)
     assert library.load().seven() == 7
     assert folder.stat().st_mode & 0o7777 == 0o700
     assert not trace.exists()
-    assert ("has no SHA-256; building it again" in capfd.readouterr().err) == (mode != 0o755)
+    assert ("has no SHA-256; building it again" in capfd.readouterr().err) == (mode in OPEN)
+
+
+def test_process_that_is_killed_while_it_clears_a_folder_does_not_make_it_good(library, monkeypatch, spy):
+    fake, trace = spy
+    folder = build(library).parent
+    put(fake, library)
+    for mode in (0o777, 0o1700):
+        folder.chmod(mode)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda self, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                library.load()
+        assert folder.stat().st_mode & 0o7777 == 0o1700
+    assert library.load().seven() == 7
+    assert not trace.exists()
 
 
 def others(tmp_path):
@@ -223,6 +242,13 @@ def test_folder_in_one_with_the_sticky_bit_is_used(library, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o1777)
     assert library.load().seven() == 7
+
+
+def test_folder_can_be_named_from_the_working_folder(library, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert library.load().seven() == 7
+    assert (tmp_path / "cache" / "mlpbench").is_dir()
 
 
 def test_link_of_this_user_to_a_private_place_is_used(library, tmp_path):
