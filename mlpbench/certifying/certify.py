@@ -104,9 +104,29 @@ def _before(trainer: Trainer, num_steps: int) -> Iterator[Entry]:
         yield _entry(f"data {name}", tensor)
     for name, parameter in trainer.model.named_parameters():
         yield _entry(f"initial {name}", parameter.detach())
+    for name, numbers in trainer.engine.randomness.samples().items():
+        yield _entry(f"random numbers of {name}", numbers)
+    if trainer.engine.randomness.is_used:
+        yield _entry("random numbers beyond the seed", _beyond_seed(trainer))
     steps_per_epoch = len(trainer.inputs["train labels"]) // trainer.samples_per_call("train_step")
     for epoch in range(math.ceil(num_steps / steps_per_epoch)):
         yield _entry(f"order of epoch {epoch}", trainer.order(epoch))
+
+
+def _beyond_seed(trainer: Trainer) -> Tensor:
+    """Return 0 (1,) if the first step has the same bits twice, else a number that is another one in every run.
+
+    A model can hold a generator where nobody can seed it.
+    """
+    runs: list[list[Tensor]] = []
+    for _ in range(2):
+        trainer.reset()
+        runs.append([tensor.clone() for tensor in trainer.trace_step().values()])
+    trainer.reset()
+    unequal = [one for one, other in zip(*runs, strict=True) if _digest("", one) != _digest("", other)]
+    return torch.stack(
+        [tensor.double().cpu().sum() for tensor in unequal[:1]] or [torch.zeros((), dtype=torch.float64)]
+    )
 
 
 def _entry(stage: str, tensor: Tensor) -> Entry:

@@ -27,7 +27,7 @@ from mlpbench.workload.activations import ACTIVATIONS
 from mlpbench.workload.digest import digest
 from mlpbench.workload.models import MODELS
 from mlpbench.workload.optimizers import OPTIMIZERS
-from mlpbench.workload.seeding import derive_seed
+from mlpbench.workload.randomness import initialisation
 
 EVALUATION_BATCH = 1000
 """Samples of a batch in evaluation, the same for every config: so equal parameters give equal losses."""
@@ -80,9 +80,7 @@ class Trainer:
         folder = datasets.data_dir()
         self._train_x, self._train_y = datasets.resident(config.dataset, "train", folder, self._device)
         self._test_x, self._test_y = datasets.resident(config.dataset, "test", folder, self._device)
-        with torch.random.fork_rng(devices=[]):
-            # `torch.manual_seed` would also seed the generators of the GPUs.
-            torch.default_generator.manual_seed(derive_seed(config.seed, "initialisation"))
+        with initialisation(config.seed):
             self.model = MODELS[config.model](config, self._train_x.shape[1], datasets.NUM_CLASSES)
         ENGINES[config.engine].draw_parameters(self.model, config)
         self.model.to(self._device)

@@ -42,6 +42,23 @@ def _is_known(module: nn.Module) -> bool:
     return type(module).__module__.startswith(_KNOWN) and not has_hooks and "forward" not in vars(module)
 
 
+@contextlib.contextmanager
+def initialisation(seed: int) -> Iterator[None]:
+    """Seed the global generators for the block that builds a model, and restore them after it."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # `torch.manual_seed` would also seed the generators of the GPUs.
+    with torch.random.fork_rng(devices=[]):
+        stream = derive_seed(seed, "initialisation")
+        torch.default_generator.manual_seed(stream)
+        random.seed(stream)
+        np.random.seed(stream >> 32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
 def may_draw(model: nn.Module) -> bool:
     """True if a forward pass of the model may draw random numbers."""
     return any(isinstance(module, _DRAWING) or not _is_known(module) for module in model.modules())
@@ -82,17 +99,20 @@ class Randomness:
         return self._held(has_foreign=self._is_foreign) if self.is_used else _NOTHING
 
     def samples(self) -> dict[str, torch.Tensor]:
-        """Return the first numbers (8,) of each generator in the first step; empty if the model draws nothing."""
+        """Return the first numbers (8,) of each generator in the first step; empty if the model draws nothing.
+
+        Of PyTorch's, it is the generator of the device.
+        """
         if not self.is_used:
             return {}
         with self.held(), self.step(0):
-            numbers = {str(each.device.type): _first(each) for each in self._torch}
+            numbers = {"PyTorch": _first(self._torch[-1]).cpu()}
             if self._is_foreign:
-                numbers["python"] = torch.tensor(
+                numbers["Python"] = torch.tensor(
                     [random.random() for _ in range(8)],  # noqa: S311 (the global one is meant)
                     dtype=torch.float64,
                 )
-                numbers["numpy"] = torch.from_numpy(np.random.random(8))  # noqa: NPY002 (the global one is meant)
+                numbers["NumPy"] = torch.from_numpy(np.random.random(8))  # noqa: NPY002 (the global one is meant)
         return numbers
 
     @contextlib.contextmanager

@@ -1,15 +1,20 @@
 """Check that a certificate has every stage of a run, and that a run that cannot be certified is refused."""
 
+import random
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mlpbench.certifying import certificate
+from mlpbench.certifying.certificate import unpack
 from mlpbench.certifying.certify import certify
 from mlpbench.certifying.divergence import drift, first_divergence
 from mlpbench.config import RunConfig
 from mlpbench.engines.registry import ENGINES
 from mlpbench.errors import InputError
+from mlpbench.workload import randomness
+from mlpbench.workload.models import MODELS, mlp
 from tests.certifying.flips import NAMES, NUM_STEPS
 from tests.conformance import every_engine
 
@@ -77,3 +82,63 @@ def test_six_hundred_steps_take_less_than_200_kilobytes(tmp_path):
     path = tmp_path / "c.json"
     certificate.write(path, certify(RunConfig(engine="portable"), 600, zoom=300))
     assert path.stat().st_size < 200_000
+
+
+# --- models that draw random numbers
+
+
+class Unreachable(torch.nn.Module):
+    """Add noise from a generator that nobody can seed."""
+
+    def forward(self, x):
+        return x + 0.1 * random.SystemRandom().random()
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """Register perceptrons with a random layer at their end of the hidden layers."""
+
+    def make(layer):
+        def model(config, num_features, num_classes):
+            network = mlp(config, num_features, num_classes)
+            layers = list(network.named_children())
+            network = torch.nn.Sequential()
+            for name, child in [*layers[:-1], ("random", layer()), layers[-1]]:
+                network.add_module(name, child)
+            return network
+
+        return model
+
+    monkeypatch.setitem(MODELS, "dropout", make(torch.nn.Dropout))
+    monkeypatch.setitem(MODELS, "unreachable", make(Unreachable))
+
+
+def entries(certificate):
+    return {entry.stage: entry for entry in certificate.before if entry.stage.startswith("random")}
+
+
+def test_certificate_of_a_model_that_draws_names_its_random_numbers(config, models):
+    config = replace(config, engine="eager", model="dropout")
+    one = certify(config, 3)
+    torch.rand(5)
+    other = certify(config, 3)
+    assert first_divergence(one, other) is None
+    assert list(entries(one)) == ["random numbers of PyTorch", "random numbers beyond the seed"]
+    assert unpack(entries(one)["random numbers beyond the seed"].samples).tolist() == [0.0]
+
+
+def test_other_random_numbers_are_the_first_divergence(config, models, monkeypatch):
+    config = replace(config, engine="eager", model="dropout")
+    one = certify(config, 2)
+    # As another version of PyTorch, or another device, may draw them.
+    monkeypatch.setattr(randomness, "_first", lambda generator: torch.rand(9, generator=generator)[1:])
+    assert first_divergence(one, certify(config, 2)).stage == "random numbers of PyTorch"
+
+
+def test_generator_that_cannot_be_reached_is_the_first_divergence(config, models):
+    config = replace(config, engine="eager", model="unreachable")
+    assert first_divergence(certify(config, 2), certify(config, 2)).stage == "random numbers beyond the seed"
+
+
+def test_certificate_of_a_model_that_draws_nothing_has_no_random_numbers(config):
+    assert entries(certify(config, 2)) == {}
