@@ -48,8 +48,8 @@ class Killer(Log):
         super().__init__()
         self.num_killed = num_killed
 
-    def start(self, config):
-        super().start(config)
+    def start(self, config, num_done=0):
+        super().start(config, num_done)
         if config.seed == 1:
             for child in multiprocessing.active_children()[: self.num_killed]:
                 child.kill()
