@@ -31,6 +31,8 @@ FOLDER = "checkpoints"
 _FORMAT = "mlpbench checkpoint 1"
 _PLAIN = (bool, int, float, str, type(None))
 State = dict[str, Any]
+Stack = dict[str, dict[str, str]]
+"""Facts by name, by the part of the stack that they belong to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +42,8 @@ class Checkpoint:
     run: str
     """The `run` of its sessions."""
     config: RunConfig
-    stack: dict[str, str]
-    """The parts of the stack that can change a bit, by name; see `resume.stack`."""
+    stack: Stack
+    """The facts that can change a bit; see `resume.stack`."""
     epochs: tuple[EpochResult, ...]
     state: State
 
@@ -103,7 +105,10 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(
             run=typed(str, head["run"], "run"),
             config=typed(RunConfig, head["config"], "config"),
-            stack={str(name): str(value) for name, value in head["stack"].items()},
+            stack={
+                typed(str, part, "part"): {typed(str, n, "fact"): typed(str, value, n) for n, value in facts.items()}
+                for part, facts in head["stack"].items()
+            },
             epochs=tuple(typed(EpochResult, epoch, "epoch") for epoch in head["epochs"]),
             state=_restored(head["state"], tensors),
         )

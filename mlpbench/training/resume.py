@@ -6,8 +6,6 @@ and their digests are compared with the recorded ones.
 
 import functools
 import hashlib
-import os
-import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +18,8 @@ from mlpbench.engines.registry import ENGINES
 from mlpbench.errors import InputError
 from mlpbench.machine import environment
 from mlpbench.machine.clock import now
+from mlpbench.records.environment import NOT_SET, decides
+from mlpbench.records.facts import Decides
 from mlpbench.records.kinds import EpochResult, Session, TrainResult
 from mlpbench.records.ranges import tidy
 from mlpbench.records.results import Results
@@ -28,31 +28,27 @@ from mlpbench.training.checkpoint import Checkpoint, State
 
 DEFAULT_NUM_THREADS = torch.get_num_threads()
 """PyTorch's own thread count. It is read at import, because later a trainer may have changed it for the process."""
-# Variables by which libraries choose other instructions for the same products.
-_VARIABLES = (
-    "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE",
-    "ONEDNN_MAX_CPU_ISA",
-)  # fmt: skip
 _SUFFIXES = (".py", ".cpp", ".h")
 _MOST_COST = 0.05
 """The largest share of the time of training that checkpoints may take."""
 
 
-def stack(config: RunConfig) -> dict[str, str]:
-    """Return the parts of the stack that can change a bit of a run here, by the names in `Engine.depends_on`."""
-    settings = [torch.get_float32_matmul_precision()]
-    settings += ["deterministic"] if torch.are_deterministic_algorithms_enabled() else []
-    settings += [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
+def stack(config: RunConfig) -> checkpoint.Stack:
+    """Return the facts that can change a bit of a run here, by the names of the parts in `Engine.depends_on`."""
+    here = environment.current()
+    software = here.stack.texts()
+    # A machine chooses its vector level.
+    capability = software.pop("cpu_capability")
     return {
-        "source": _source(),
-        "torch": " ".join([torch.__version__, *settings]),
-        "machine": " ".join([
-            environment.current().machine,
-            platform.machine(),
-            torch.backends.cpu.get_cpu_capability(),
-        ]),
-        "threads": str(config.num_threads or DEFAULT_NUM_THREADS),
-    }  # fmt: skip
+        "source": {"source": _source()},
+        "torch": _deciding(software),
+        "machine": _deciding(here.hardware.texts() | {"cpu_capability": capability}),
+        "threads": {"num_threads": str(config.num_threads or DEFAULT_NUM_THREADS)},
+    }
+
+
+def _deciding(facts: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in facts.items() if Decides.BITS in decides(name)}
 
 
 @functools.cache
@@ -218,11 +214,14 @@ def _start(root: Path, run: str, config: RunConfig, epochs: list[EpochResult]) -
     stored = _read(path, run, config)
     here = stack(config)
     for part in sorted(ENGINES[config.engine].depends_on):
-        if stored.stack.get(part) != here[part]:
-            raise InputError(
-                f"cannot resume {config}: engine {config.engine} may compute other bits here, because the {part} was "
-                f"{stored.stack.get(part)} and is {here[part]}; train without --resume, or go on there"
-            )
+        before = stored.stack.get(part, {})
+        for name in sorted({*before, *here[part]}):
+            was, now_is = (facts.get(name, NOT_SET) for facts in (before, here[part]))
+            if was != now_is:
+                raise InputError(
+                    f"cannot resume {config}: engine {config.engine} may compute other bits here, because {name} was "
+                    f"{was} and is {now_is}; train without --resume, or go on there"
+                )
     return Start(run=run, path=path, is_resumed=True, num_done=len(stored.epochs), digests=digests)
 
 

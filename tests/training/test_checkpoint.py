@@ -29,7 +29,7 @@ STATE = {
 def example(state=STATE, **changes) -> Checkpoint:
     config = RunConfig(num_epochs=6)
     epochs = (strategies.epoch(0), strategies.epoch(1))
-    defaults = {"run": "s", "config": config, "stack": {"torch": "2.15.0"}, "epochs": epochs}
+    defaults = {"run": "s", "config": config, "stack": {"torch": {"torch": "2.15.0"}}, "epochs": epochs}
     return Checkpoint(state=state, **defaults | changes)
 
 
@@ -55,7 +55,7 @@ def test_checkpoint_gives_back_every_bit(path):
     write(path, example())
     loaded = read(path)
     assert bits(loaded.state) == bits(STATE)
-    assert (loaded.run, loaded.config, loaded.stack) == ("s", RunConfig(num_epochs=6), {"torch": "2.15.0"})
+    assert (loaded.run, loaded.config, loaded.stack) == ("s", RunConfig(num_epochs=6), {"torch": {"torch": "2.15.0"}})
     assert loaded.epochs == (strategies.epoch(0), strategies.epoch(1))
 
 
