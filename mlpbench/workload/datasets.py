@@ -59,8 +59,15 @@ class Dataset:
 
 
 def data_dir() -> Path:
-    """Return the folder of torchvision's data sets: `$MLPBENCH_DATA`, by default `~/.cache/mlpbench`."""
-    return Path(os.environ.get("MLPBENCH_DATA") or Path.home() / ".cache" / "mlpbench")
+    """Return the folder of torchvision's data sets: `$MLPBENCH_DATA`, by default `~/.cache/mlpbench`.
+
+    Raises:
+        InputError: if the user has no home folder.
+    """
+    try:
+        return Path(os.environ.get("MLPBENCH_DATA") or Path.home() / ".cache" / "mlpbench")
+    except RuntimeError:
+        raise InputError("there is no home folder for data sets; set MLPBENCH_DATA or --data to a folder") from None
 
 
 # --- digits -----------------------------------------------------------------------------------------------------------
