@@ -77,20 +77,23 @@ def _machines(equal: Pairs) -> str:
 
 def _processors(equal: Pairs) -> str:
     """Return the processors that are known to differ, and the vector levels."""
-    processors: list[Hardware] = []
-    for pair in equal:
-        one, other = (certificate.environment.hardware for certificate in pair)
-        if one.compare(other, CPU).sameness is Sameness.DIFFERENT:
-            processors += [one, other]
+    pairs = [(one.environment.hardware, other.environment.hardware) for one, other in equal]
+    answers = [one.compare(other, CPU).sameness for one, other in pairs]
+    compared = [
+        hardware
+        for pair, answer in zip(pairs, answers, strict=True)
+        if answer is Sameness.DIFFERENT
+        for hardware in pair
+    ]
     # The best known come first, so that a description with less in it is not counted as another processor.
-    processors.sort(key=lambda hardware: len(hardware.texts()), reverse=True)
     different: list[Hardware] = []
-    for hardware in processors:
+    for hardware in sorted(compared, key=lambda hardware: len(hardware.texts()), reverse=True):
         if all(hardware.compare(other, CPU).sameness is Sameness.DIFFERENT for other in different):
             different.append(hardware)
     levels = sorted({c.environment.stack.cpu_capability for pair in equal for c in pair})
     if not different:
-        return f"other vector levels on 1 CPU ({', '.join(levels)})"
+        known = "" if Sameness.SAME in answers else " as far as recorded"
+        return f"other vector levels on 1 CPU{known} ({', '.join(levels)})"
     # Two steppings of one generation have one name.
     text = f"{len(different)} CPUs ({_joined(sorted({hardware.cpu for hardware in different}))})"
     return text if len(levels) == 1 else f"{text}, {_list('vector level', levels)}"

@@ -94,8 +94,7 @@ def collect(results: Results) -> dict[Benchmark, Evidence]:
 def newest_sessions(results: Results) -> dict[str, Session]:
     """Return the sessions of the newest machine, stack and source, by id.
 
-    The sides of `ab` are left out and judged separately. Uncommitted source is not one source, so that only its last
-    run counts.
+    The sides of `ab` are left out and judged separately. If the source is not known, only the last run counts.
     """
     sessions = [session for session in results.sessions.values() if not session.side]
     if not sessions:
@@ -105,7 +104,7 @@ def newest_sessions(results: Results) -> dict[str, Session]:
     return {
         s.id: s
         for s in sessions
-        if s.environment.measuring_facts() == facts and (not last.environment.dirty or s.run == last.run)
+        if s.environment.measuring_facts() == facts and (last.environment.is_source_known or s.run == last.run)
     }
 
 
@@ -118,7 +117,7 @@ def left_out(results: Results) -> str | None:
     used = next(iter(newest.values())).environment
     reasons: dict[str, None] = {}
     for environment in dict.fromkeys(session.environment for session in others):
-        reasons |= dict.fromkeys(_differing_facts(used, environment) or ["run of changed source"])
+        reasons |= dict.fromkeys(_differing_facts(used, environment) or ["run of unknown source"])
     return (
         f"{len(others)} of {len(others) + len(newest)} processes, which differ from the newest in: {', '.join(reasons)}"
     )

@@ -54,6 +54,7 @@ def current() -> Environment:
         mlpbench=mlpbench.__version__,
         commit=own.commit,
         dirty=own.dirty,
+        source_digest=own.digest,
     )
 
 

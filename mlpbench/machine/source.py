@@ -37,6 +37,8 @@ class Source:
     """The commit, or `source-` and a digest of the source."""
     dirty: bool
     """True if the source differs from the commit, or cannot be read."""
+    digest: str | None = None
+    """The digest of a source that differs from its commit; None if it does not, or cannot be read."""
     problem: str | None = None
     """The reason why git does not know the commit."""
 
@@ -82,12 +84,13 @@ def read(package: Path = PACKAGE) -> Source:
             *(f"../{name}" for name in beside), folder=package,
         )  # fmt: skip
     except InputError as error:
-        return _without_git(package, beside, str(error))
+        return _without_git(package, str(error))
     lines = status.splitlines()
     commit = next((line.rpartition(" ")[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
     if commit == "(initial)":
-        return _without_git(package, beside, "the repository has no commit")
-    return Source(commit=commit[:DIGITS], dirty=any(not line.startswith("#") for line in lines))
+        return _without_git(package, "the repository has no commit")
+    dirty = any(not line.startswith("#") for line in lines)
+    return Source(commit=commit[:DIGITS], dirty=dirty, digest=_digest(package) if dirty else None)
 
 
 def is_installed(package: Path = PACKAGE) -> bool:
@@ -95,23 +98,29 @@ def is_installed(package: Path = PACKAGE) -> bool:
     return not _INSTALLED.isdisjoint(package.parts)
 
 
-def _without_git(package: Path, beside: list[str], problem: str) -> Source:
+def _without_git(package: Path, problem: str) -> Source:
+    digest = _digest(package)
+    commit = "unknown" if digest is None else f"source-{digest}"
+    return Source(commit=commit, dirty=digest is None, problem=problem)
+
+
+def _digest(package: Path) -> str | None:
+    """Return the digest of the names and contents of all source files; None if one of them cannot be read.
+
+    What Python compiled and hidden files do not belong to the source.
+    """
     # Beside an installed package are other packages.
-    roots = [package] if is_installed(package) else [package, *(package.parent / name for name in beside)]
-    try:
-        return Source(commit=f"source-{_digest(package.parent, roots)}", dirty=False, problem=problem)
-    except OSError:
-        return Source(commit="unknown", dirty=True, problem=problem)
-
-
-def _digest(folder: Path, roots: list[Path]) -> str:
-    """Return the digest of the names and contents of all files under the roots, without what Python compiled."""
-    files = [file for root in roots for file in (root.rglob("*") if root.is_dir() else [root]) if file.is_file()]
+    roots = [package, *([] if is_installed(package) else (package.parent / name for name in _BESIDE))]
     content = hashlib.sha256()
-    for file in sorted(files):
-        if "__pycache__" not in file.parts:
-            data = file.read_bytes()
-            content.update(f"{file.relative_to(folder).as_posix()}\n{len(data)}\n".encode() + data)
+    try:
+        files = [file for root in roots for file in (root.rglob("*") if root.is_dir() else [root]) if file.is_file()]
+        for file in sorted(files):
+            name = file.relative_to(package.parent)
+            if not any(part.startswith((".", "__pycache__")) for part in name.parts):
+                data = file.read_bytes()
+                content.update(f"{name.as_posix()}\n{len(data)}\n".encode() + data)
+    except OSError:
+        return None
     return content.hexdigest()[:DIGITS]
 
 

@@ -154,6 +154,13 @@ class Environment:
     """The commit of the source, or `source-` and a digest of it where there is no commit."""
     dirty: bool
     """True if the source differs from that commit."""
+    source_digest: str | None = None
+    """The beginning of a SHA-256 over the changed source. None: it is not changed, or cannot be read."""
+
+    @property
+    def is_source_known(self) -> bool:
+        """True if equal names of sources are equal sources."""
+        return not self.dirty or self.source_digest is not None
 
     @property
     def machine(self) -> str:
@@ -172,6 +179,10 @@ class Environment:
     def texts(self) -> dict[str, str]:
         """Return every known fact about machine and stack as text, by the names of fields and variables."""
         return self.hardware.texts() | self.stack.texts()
+
+    def source_of(self, run: str) -> str:
+        """Return a name that equal sources share: with the run, if it is not known what the source was."""
+        return " ".join(filter(None, (self.source, self.source_digest, "" if self.is_source_known else run)))
 
     def measuring_facts(self) -> dict[str, str]:
         """Return what must be equal for two processes to be evidence of the same: machine, stack and source.
@@ -288,7 +299,7 @@ def _measuring_facts(environment: Environment) -> dict[str, str]:
     roles = Decides.MACHINE | Decides.TIMES
     texts = environment.texts()
     facts = {name: text for name, text in texts.items() if is_variable(name) or decides(name) & roles}
-    return facts | {"source": environment.source}
+    return facts | {"source": " ".join(filter(None, (environment.source, environment.source_digest)))}
 
 
 # A report asks for it once for each block.

@@ -253,7 +253,8 @@ def sessions(results: Results) -> pd.DataFrame:
     """Return a row per run and environment, the newest first: command, time, processes, machine and source."""
     runs: dict[object, list[Session]] = {}
     for session in sorted(results.sessions.values(), key=lambda session: session.started_at):
-        runs.setdefault((session.run, session.environment), []).append(session)
+        facts = frozenset(session.environment.measuring_facts().items())
+        runs.setdefault((session.run, facts), []).append(session)
     return pd.DataFrame(
         {
             "started_at": first.started_at,

@@ -133,6 +133,21 @@ def test_one_machine_is_claimed_only_where_it_is_known():
         assert scope(1, [pair]) == text
 
 
+def test_one_processor_is_claimed_only_where_it_is_known():
+    before = as_before_schema_3(FAMILY_25)
+    text = {
+        environment.machine: scope(
+            3,
+            [(certificate(environment=environment), certificate(environment=environment, cpu_capability="DEFAULT"))],
+        )
+        for environment in (FAMILY_25, before)
+    }
+    assert text == {
+        FAMILY_25.machine: "other vector levels on 1 CPU (AVX2, DEFAULT)",
+        before.machine: "other vector levels on 1 CPU as far as recorded (AVX2, DEFAULT)",
+    }
+
+
 def test_divergence_from_an_unknown_generation_does_not_refute_l1():
     other = certificate(environment=FAMILY_26, first_difference="step 0 loss")
     levels = levels_of(certificate(environment=as_before_schema_3(FAMILY_25)), other)

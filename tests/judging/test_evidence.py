@@ -154,11 +154,28 @@ def test_processes_that_can_differ_in_time_are_left_out_and_the_facts_are_named(
     assert left_out(records) == f"5 of 10 processes, which differ from the newest in: {facts}"
 
 
-def test_older_run_of_changed_source_is_left_out_and_said():
+def test_runs_of_changed_source_count_together_only_if_their_source_is_equal():
+    one, two = (changed(ENVIRONMENT, dirty=True, source_digest=digest) for digest in ("1", "2"))
+    runs = [replicated([t], run=f"q{i}", environment=two if i == 0 else one) for i, t in enumerate(STEADY)]
+    (evidence,) = collect(
+        results(*runs, replicated([[1.0]], run="n", environment=one, started_at="2026-02-01T00:00:00+00:00"))
+    ).values()
+    assert sorted(evidence.processes) == ["n0", "q10", "q20", "q30", "q40"]
+
+
+def test_side_whose_changed_source_was_edited_is_refused():
+    one, two = (changed(ENVIRONMENT, dirty=True, source_digest=digest) for digest in ("1", "2"))
+    edited = replicated([[1.0]] * 4, side="b", environment=two)[-3:]
+    records = results(plan(), replicated([[1.0]] * 3, side="b", environment=one), edited)
+    with pytest.raises(InputError, match=r"side b was measured in different environments \(source\)"):
+        sides(records, records.plans["r"])
+
+
+def test_older_run_of_unknown_source_is_left_out_and_said():
     dirty = changed(ENVIRONMENT, dirty=True)
     one = replicated(STEADY, run="o", environment=dirty)
     records = results(one, replicated(STEADY, run="p", environment=dirty, started_at="2026-02-01T00:00:00+00:00"))
-    assert left_out(records) == "5 of 10 processes, which differ from the newest in: run of changed source"
+    assert left_out(records) == "5 of 10 processes, which differ from the newest in: run of unknown source"
 
 
 def test_no_records_give_no_evidence():

@@ -49,7 +49,11 @@ def test_commit_is_that_of_the_repository(checkout):
                                   "pyproject.toml", "mlpbench/new.py"])  # fmt: skip
 def test_edited_source_is_dirty(checkout, name):
     edit(checkout, name)
-    assert read(checkout).dirty
+    first = read(checkout)
+    edit(checkout, name)
+    assert first.dirty
+    assert first.commit == git("rev-parse", "HEAD")[:12]
+    assert len({None, first.digest, read(checkout).digest}) == 3
 
 
 def test_files_that_are_no_source_do_not_count(checkout):
@@ -176,7 +180,9 @@ def test_source_that_cannot_be_read_is_unknown_and_not_clean(checkout, monkeypat
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refuse_to_read)
-    assert (read(checkout).commit, read(checkout).dirty) == ("unknown", True)
+    assert read(checkout).commit == "unknown"
+    assert read(checkout).dirty
+    assert read(checkout).digest is None
 
 
 # --- the real package in a process of its own

@@ -160,6 +160,7 @@ def test_comparison_is_symmetric_and_no_machine_differs_from_itself(one, other):
         ({"mlpbench": "9.9"}, True),
         ({"commit": "f"}, False),
         ({"dirty": True}, False),
+        ({"dirty": True, "source_digest": "1"}, False),
         ({"cpu_family": 26}, False),
         ({"num_allowed_cpus": 1}, False),
         ({"os": "Linux 6.2"}, False),

@@ -266,8 +266,9 @@ ENVIRONMENT_3 = Environment(
         variables=(("LD_PRELOAD", "(a path, sha256 0123abcd)"), ("OMP_NUM_THREADS", "4")),
     ),
     mlpbench="0.1.0",
-    commit="source-0123456789ab",
-    dirty=False,
+    commit="0123456789ab",
+    dirty=True,
+    source_digest="ba9876543210",
 )
 EPOCH_3 = EpochResult(
     session="5e5510e0",

@@ -55,6 +55,15 @@ def test_point_is_a_commit_on_a_day():
     assert set(frame["benchmark"]) == {"operations/train_step"}
 
 
+def test_runs_of_changed_source_are_points_of_their_own_unless_the_source_is_known_to_be_equal():
+    digests = {"a": "1", "b": "1", "c": "2", "d": None, "e": None}
+    environments = {name: changed(ENVIRONMENT, dirty=True, source_digest=digest) for name, digest in digests.items()}
+    runs = [at(1, [[1, 1, 1]], name, environment=environment) for name, environment in environments.items()]
+    frame = history.frame(results(*runs))
+    assert set(frame["commit"]) == {"c1-dirty"}
+    assert sorted(frame["num_processes"]) == [1, 1, 1, 2]
+
+
 def test_rows_are_in_order_of_time():
     days = [at(day, [[1.0]]) for day in (3, 0, 2, 1)]
     later = at(0, [[1.0]], "later", environment=changed(ENVIRONMENT, torch="2.1"))

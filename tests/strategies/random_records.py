@@ -105,7 +105,7 @@ hardware = built(
 )
 libraries = ("mkl", "onednn", "blas", "glibc", "compiler", "transparent_huge_pages")
 stacks = built(Stack, **dict.fromkeys(libraries, _OPTIONAL_TEXT), variables=_PAIRS)
-environments = st.builds(Environment, hardware=hardware, stack=stacks)
+environments = built(Environment, hardware=hardware, stack=stacks, source_digest=_OPTIONAL_TEXT)
 sessions = built(Session, environment=environments, side=_SIDES)
 measurements = built(Measurement, config=_CONFIG, clock=st.sampled_from(Clock).map(str))
 timed_blocks = built(Block, flags=st.lists(texts, max_size=3).map(tuple))

@@ -18,7 +18,7 @@ from mlpbench.reporting.section import Part, ReportData, Section
 MAX_PANELS = 12
 """The benchmarks that the figure shows at most."""
 _SERIES = ["machine", "benchmark"]
-_POINT = [*_SERIES, "day", "commit", "torch", "stack"]
+_POINT = [*_SERIES, "day", "commit", "torch", "stack", "source"]
 
 _TEXT = (
     "Each point is a commit on a day: the median over its processes, with their range, over the median of the first "
@@ -50,6 +50,7 @@ def frame(results: Results) -> pd.DataFrame:
             "commit": session.environment.source,
             "torch": session.environment.stack.torch,
             "stack": str(session.environment.measuring_facts() | {"source": ""}),
+            "source": session.environment.source_of(session.run),
             "session": session.id,
             "started_at": session.started_at,
             "seconds": process.value,
@@ -72,7 +73,7 @@ def frame(results: Results) -> pd.DataFrame:
     points = points.sort_values([*_SERIES, "started_at"], kind="stable")
     points = points[points.groupby(_SERIES)["day"].transform("size") > 1]
     series = [_with_segments(part) for _, part in points.groupby(_SERIES)]
-    return pd.concat(series, ignore_index=True).drop(columns=["day", "stack"]) if series else pd.DataFrame()
+    return pd.concat(series, ignore_index=True).drop(columns=["day", "stack", "source"]) if series else pd.DataFrame()
 
 
 def _with_segments(points: pd.DataFrame) -> pd.DataFrame:
