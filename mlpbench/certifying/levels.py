@@ -52,14 +52,13 @@ def confirmed_levels(one: Certificate, other: Certificate) -> tuple[int, ...]:
     return tuple(levels) if sameness is Sameness.DIFFERENT else (1, *levels)
 
 
-def _refuted(one: Certificate, other: Certificate) -> int:
-    """Return the level that is refuted if these two certificates differ: the highest level of their differences.
+def _refuted(one: Certificate, other: Certificate, levels: tuple[int, ...]) -> int:
+    """Return the level that is refuted if these two certificates differ: the highest of those that equality confirms.
 
     It is at least L3 if a variable made a library use other kernels, because these may be the cause. Equality with
     other kernels does not confirm L3, because the processor is the same. It is also L3 if the machines differ only in
     something that has no level, or if one certificate does not tell the generation of its processor and the other does.
     """
-    levels = confirmed_levels(one, other)
     may_use_other_kernels = any(Decides.KERNELS in decides(name) for name in compare_surroundings(one, other).differing)
     may_be_other_processors = bool(one.environment.hardware.compare(other.environment.hardware).one_sided)
     return max(*levels, 3 if may_use_other_kernels or may_be_other_processors or not levels else 1, 1)
@@ -117,16 +116,18 @@ def _is_same_run(one: Certificate, other: Certificate) -> bool:
 
 def pairs(run: Sequence[Certificate]) -> list[Pair]:
     """Compare every two certificates of one run."""
-    return [
-        Pair(
-            one=one,
-            other=other,
-            levels=confirmed_levels(one, other),
-            refuted=_refuted(one, other),
-            divergence=first_divergence(one, other),
-        )
-        for one, other in combinations(run, 2)
-    ]
+    return [_pair(one, other) for one, other in combinations(run, 2)]
+
+
+def _pair(one: Certificate, other: Certificate) -> Pair:
+    levels = confirmed_levels(one, other)
+    return Pair(
+        one=one,
+        other=other,
+        levels=levels,
+        refuted=_refuted(one, other, levels),
+        divergence=first_divergence(one, other),
+    )
 
 
 def judge_levels(pairs_of_run: Iterable[Pair]) -> list[LevelResult]:

@@ -16,6 +16,9 @@ LEVELS = {
 }
 """The aim of each level. A pair of certificates confirms a part of it; `scope` names that part."""
 
+# More names would make a line that nobody reads.
+_MAX_NAMES = 6
+
 Pairs = Sequence[tuple[Certificate, Certificate]]
 
 
@@ -50,8 +53,9 @@ def _list(noun: str, items: Iterable[object]) -> str:
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({_joined(names)})"
 
 
-def _joined(names: list[str]) -> str:
-    return ("; " if any("," in name for name in names) else ", ").join(names)
+def _joined(names: Sequence[str]) -> str:
+    parts = [*names[:_MAX_NAMES], *([f"{len(names) - _MAX_NAMES} more"] if len(names) > _MAX_NAMES else [])]
+    return ("; " if any("," in name for name in names) else ", ").join(parts)
 
 
 def _by_version(texts: Iterable[str]) -> list[str]:

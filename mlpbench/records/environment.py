@@ -95,7 +95,7 @@ class Hardware:
 
     def texts(self) -> dict[str, str]:
         """Return the known facts as texts, by the names of their fields."""
-        return _texts(self)
+        return dict(_texts(self))
 
     def compare(self, other: "Hardware", names: Iterable[str] | None = None) -> "Likeness":
         """Compare with another machine, by its identity or by some of its fields."""
@@ -137,8 +137,7 @@ class Stack:
 
     def texts(self) -> dict[str, str]:
         """Return the known facts as texts; variables have their own names."""
-        texts = _texts(self)
-        del texts["variables"]
+        texts = {name: text for name, text in _texts(self).items() if name != "variables"}
         return texts | dict(self.variables)
 
 
@@ -189,7 +188,7 @@ class Environment:
 
         An unknown fact is left out on both sides, so that the processes of older records belong together.
         """
-        return _measuring_facts(self)
+        return dict(_measuring_facts(self))
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -280,7 +279,9 @@ def in_words(differing: Mapping[str, tuple[str, str]]) -> str:
     return "; ".join(f"{name} {one} → {other}" for name, (one, other) in differing.items())
 
 
-def _texts(description: Hardware | Stack) -> dict[str, str]:
+# A report compares every two certificates.
+@functools.lru_cache
+def _texts(description: Hardware | Stack) -> Texts:
     values = {f.name: getattr(description, f.name) for f in fields(description)}
     return {name: _text(value) for name, value in values.items() if value is not None}
 
@@ -295,7 +296,7 @@ def _text(value: Any) -> str:
 
 # A history asks for it once for each process of each benchmark.
 @functools.lru_cache
-def _measuring_facts(environment: Environment) -> dict[str, str]:
+def _measuring_facts(environment: Environment) -> Texts:
     roles = Decides.MACHINE | Decides.TIMES
     texts = environment.texts()
     facts = {name: text for name, text in texts.items() if is_variable(name) or decides(name) & roles}
