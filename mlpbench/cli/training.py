@@ -44,11 +44,16 @@ class TrainingFile:
         Raises:
             InputError: if there is nothing to go on with, or it cannot go on here; or if the file cannot be written.
         """
-        from mlpbench.cli.output import SessionFile
+        from mlpbench.cli.output import SessionFile, say
+        from mlpbench.training import checkpoint
+        from mlpbench.training.resume import resolved
 
         interrupted = _find(parsed.results, command, configs) if parsed.resume else None
         if interrupted is None:
             file = SessionFile.start(parsed.results, command, preset)
+            num_left = checkpoint.num_left(file.path.parent, map(resolved, configs))
+            if num_left:
+                say(f"interrupted before: {num_left} of {len(configs)} runs; --resume would have gone on with them")
         else:
             file = SessionFile.start(
                 parsed.results, command, preset, run=interrupted.run, process=len(interrupted.sessions)

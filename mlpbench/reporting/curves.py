@@ -81,6 +81,23 @@ def epochs(results: Results) -> pd.DataFrame:
     return frame
 
 
+def unfinished(results: Results) -> pd.DataFrame:
+    """Return a row per training run that was interrupted: its epochs so far, and the accuracies of the last of them."""
+    rows = []
+    for (_, config), of_run in results.unfinished().items():
+        last = of_run[-1]
+        rows.append(
+            {
+                "machine": results.sessions[last.session].environment.machine,
+                "workload": str(config),
+                "epochs": f"{last.index + 1} of {config.num_epochs}",
+                "train_accuracy": last.train_accuracy,
+                "test_accuracy": last.test_accuracy,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row per data set and label of an `epochs` frame: test accuracy after the last epoch, over seeds."""
     rows = []

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,19 @@ class Checkpoint:
 
 def path_of(root: Path, run: str, config: RunConfig) -> Path:
     """Return the path of a run's checkpoint in the folder `root` of a machine."""
-    key = hashlib.sha256(json.dumps(plain(config)).encode()).hexdigest()
     # An id from a damaged file must not name another folder.
     safe = "".join(c for c in run if c.isascii() and c.isalnum())
-    return root / FOLDER / f"{safe}-{key[:12]}.ckpt"
+    return root / FOLDER / f"{safe}-{_key(config)}.ckpt"
+
+
+def _key(config: RunConfig) -> str:
+    return hashlib.sha256(json.dumps(plain(config)).encode()).hexdigest()[:12]
+
+
+def num_left(root: Path, configs: Iterable[RunConfig]) -> int:
+    """Return how many of the configs have a checkpoint of any run in the folder `root` of a machine."""
+    keys = {path.stem.rpartition("-")[2] for path in root.glob(f"{FOLDER}/*.ckpt")}
+    return sum(_key(config) in keys for config in configs)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:

@@ -1,6 +1,5 @@
 """Train runs of a study in another process."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -8,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Self
 
@@ -16,12 +15,10 @@ import torch
 
 from mlpbench.config import RunConfig
 from mlpbench.errors import InputError
+from mlpbench.machine.parent import end_with_parent
 from mlpbench.records.kinds import EpochResult, TrainResult
 from mlpbench.training.resume import Start
 from mlpbench.training.trainer import Trainer
-
-_PR_SET_PDEATHSIG = 1
-"""The number of this function of Linux: it names the signal for the end of the parent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +41,7 @@ class Worker:
         # PyTorch's threads do not survive a fork.
         spawn = multiprocessing.get_context("spawn")
         connection, process_end = spawn.Pipe()
-        process = spawn.Process(target=_work, args=(process_end,))
+        process = spawn.Process(target=_work, args=(process_end, os.getpid()))
         with _interrupts_ignored():
             process.start()
         process_end.close()
@@ -83,9 +80,10 @@ def _end_reason(exit_code: int) -> str:
     return f"its process was ended by signal {-exit_code} ({signal.strsignal(-exit_code)}){advice}"
 
 
-def _work(connection: Connection) -> None:
-    """Train every run that arrives, until the study ends or this process is killed."""
-    _end_with_parent()
+def _work(connection: Connection, parent: int) -> None:
+    """Train every run that arrives, until the study `parent` ends or this process is killed."""
+    # An epoch can last for hours.
+    end_with_parent(parent)
     # A trainer sets its own thread count. This one is for the work before, such as reading the data.
     torch.set_num_threads(1)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -99,25 +97,6 @@ def _work(connection: Connection) -> None:
             except InputError as error:
                 answer = str(error)
             connection.send(answer)
-
-
-def _end_with_parent() -> None:
-    """Let the system, or else a thread, end this process when the study ends, however it ends.
-
-    The study can be killed at any moment, and an epoch can last for hours.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker is started by a study"
-    with suppress(OSError, AttributeError):
-        # A thread would have to wait for an engine in C++, which keeps the interpreter's lock for a whole epoch.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    # It also covers a study that ended before the call above, and other systems than Linux.
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def test_time_limit_is_not_lost():
 
 def test_defaults_and_places_are_left_out():
     line = ["study", "--results", "/home/me/r", "--data", "/data", "--preset", "quick", "--seeds", "0-1"]
-    assert command_of(_parser(line).parse_args(line)) == "mlpbench study --seeds 0,1"
+    assert command_of(_parser(line).parse_args(line)) == "mlpbench study --seeds 0-1"
 
 
 def test_path_is_named_as_one_unless_it_is_asked_for():

@@ -15,6 +15,7 @@ from tests.strategies import (
     blocks,
     changed,
     check,
+    epoch,
     measurement,
     memory,
     replicated,
@@ -346,3 +347,20 @@ def test_peak_memory_is_that_of_the_newest_session():
     sessions = [session("s"), session("t", started_at="2026-02-01T00:00:00+00:00")]
     frame = frames.memories(results(*sessions, memory(3000), memory(2000, session="t")))
     assert frame["peak_bytes"].tolist() == [2000]
+
+
+# --- training runs that were interrupted
+
+
+def test_interrupted_run_has_its_epochs_and_counts_in_no_other_frame():
+    epochs = [epoch(0, 0.5, seed=7), epoch(1, 0.625, seed=7)]
+    loaded = results(session("s"), epochs, trained((0.5, 0.75)))
+    (row,) = curves.unfinished(loaded).to_dict("records")
+    assert (row["workload"], row["epochs"]) == ("num_epochs=6 seed=7", "2 of 6")
+    assert (row["train_accuracy"], row["test_accuracy"]) == (0.625, 0.625)
+    assert set(curves.epochs(loaded)["seed"]) == {0}
+
+
+def test_finished_run_is_not_interrupted():
+    loaded = results(session("s"), epoch(0), trained((0.5,) * 6))
+    assert curves.unfinished(loaded).empty

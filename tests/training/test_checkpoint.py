@@ -178,3 +178,11 @@ def test_missing_file_and_full_disk_are_one_line(path, monkeypatch):
     path.symlink_to("/dev/full")
     with pytest.raises(OutputError, match="No space left"):
         write(path, example())
+
+
+def test_configs_with_a_checkpoint_of_any_run_are_counted(path, tmp_path):
+    configs = [RunConfig(num_epochs=6), RunConfig(num_epochs=6, seed=1)]
+    assert checkpoint.num_left(tmp_path, configs) == 0
+    write(path, example())
+    write(path_of(tmp_path, "t", RunConfig(num_epochs=6)), example())
+    assert checkpoint.num_left(tmp_path, configs) == 1

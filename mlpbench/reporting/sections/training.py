@@ -9,10 +9,14 @@ from mlpbench.reporting.section import Fact, Part, ReportData, Section
 
 
 def make(data: ReportData) -> Part:
-    """Make the sections of every data set, first that of the tutorial's own workload, and the best accuracy."""
+    """Make the sections of every data set, first that of the tutorial's own workload, and the best accuracy.
+
+    Runs that were interrupted have a section of their own, and count nowhere else.
+    """
     epochs = data.epochs
+    interrupted = _interrupted(data.results)
     if epochs.empty:
-        return Part()
+        return Part(sections=interrupted)
     sections = []
     tutorial = epochs[[_is_tutorial(config) for config in epochs["config"]]].sort_values("num_epochs")
     # A shorter run of the same seed is the beginning of the longer one, not an independent one.
@@ -21,7 +25,24 @@ def make(data: ReportData) -> Part:
         sections.append(_tutorial(data.results, tutorial))
     for dataset in epochs["dataset"].unique():
         sections += _dataset_sections(data.results, dataset, epochs[epochs["dataset"] == dataset], data.target)
-    return Part(sections=tuple(sections), facts=(_best_accuracy(epochs),))
+    return Part(sections=(*sections, *interrupted), facts=(_best_accuracy(epochs),))
+
+
+def _interrupted(results: Results) -> tuple[Section, ...]:
+    frame = curves.unfinished(results)
+    if frame.empty:
+        return ()
+    commands = {results.sessions[epochs[-1].session].command: None for epochs in results.unfinished().values()}
+    return (
+        Section(
+            name="interrupted",
+            title="Interrupted training: the same command with --resume goes on",
+            text="These runs have epochs, but no result: they were interrupted, or train at this moment. They count in "
+            "no other table.",
+            frame=frame,
+            commands=tuple(f"{command} --resume" for command in commands),
+        ),
+    )
 
 
 def _is_tutorial(config: RunConfig) -> bool:
