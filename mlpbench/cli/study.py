@@ -65,9 +65,9 @@ def run(parsed: argparse.Namespace) -> None:
             results = study.run(file.configs, file.session.id, file, progress, jobs=jobs, start_of=file.start_of)
         except study.FailedRunsError as error:
             results, lost = error.results, error
-    shown = file.results(results)
-    if shown.train_results:
-        terminal.show_study(shown, console, parsed.target)
+    records = file.results(results)
+    if records.train_results:
+        terminal.show_study(records, console, parsed.target)
         console.print(f"results: {file.path}")
     if lost:
         raise lost

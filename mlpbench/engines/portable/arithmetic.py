@@ -217,19 +217,19 @@ def exact_sum(x: Tensor) -> Tensor:
 
 Update = Callable[[Tensor, Tensor], None]
 """Update float32 parameters by their gradient, which has the same shape."""
-Kept = dict[str, Tensor]
+Buffers = dict[str, Tensor]
 """What an update keeps from step to step, by name; it is changed in place."""
 
 
-def _sgd(_p: Tensor, config: RunConfig, _kept: Kept) -> Update:
+def _sgd(_p: Tensor, config: RunConfig, _kept: Buffers) -> Update:
     def update(p: Tensor, g: Tensor) -> None:
         p.copy_(p.to(torch.float64).sub_(g * config.lr))
 
     return update
 
 
-def _momentum(p: Tensor, config: RunConfig, kept: Kept, *, nesterov: bool = False) -> Update:
-    v = kept["v"] = torch.zeros_like(p)
+def _momentum(p: Tensor, config: RunConfig, buffers: Buffers, *, nesterov: bool = False) -> Update:
+    v = buffers["v"] = torch.zeros_like(p)
 
     def update(p: Tensor, g: Tensor) -> None:
         v.copy_(v.to(torch.float64).mul_(config.momentum).add_(g))
@@ -241,11 +241,11 @@ def _momentum(p: Tensor, config: RunConfig, kept: Kept, *, nesterov: bool = Fals
     return update
 
 
-def _adam(p: Tensor, config: RunConfig, kept: Kept, *, decoupled: bool = False) -> Update:
-    m, v = (kept.setdefault(name, torch.zeros_like(p)) for name in "mv")
+def _adam(p: Tensor, config: RunConfig, buffers: Buffers, *, decoupled: bool = False) -> Update:
+    m, v = (buffers.setdefault(name, torch.zeros_like(p)) for name in "mv")
     # 0.9 and 0.999 to the power of the number of steps. The tensor is a view of this array.
     powers = np.ones(2)
-    kept["powers"] = torch.from_numpy(powers)
+    buffers["powers"] = torch.from_numpy(powers)
 
     def update(p: Tensor, g: Tensor) -> None:
         decays = powers[0].item() * 0.9, powers[1].item() * 0.999
@@ -261,7 +261,7 @@ def _adam(p: Tensor, config: RunConfig, kept: Kept, *, decoupled: bool = False) 
     return update
 
 
-OPTIMIZERS: dict[str, Callable[[Tensor, RunConfig, Kept], Update]] = {
+OPTIMIZERS: dict[str, Callable[[Tensor, RunConfig, Buffers], Update]] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "nesterov": functools.partial(_momentum, nesterov=True),
@@ -330,9 +330,9 @@ class Network:
         self._activations = [supported("portable", "activation", ACTIVATIONS, name) for name in config.activations]
         self._decay = config.weight_decay if config.optimizer != "adamw" else 0.0
         make = supported("portable", "optimizer", OPTIMIZERS, config.optimizer)
-        kept: list[Kept] = [{} for _ in parameters]
-        self._updates = [make(p, config, of_p) for p, of_p in zip(parameters, kept, strict=True)]
-        self.kept = {f"{i} {name}": tensor for i, of_p in enumerate(kept) for name, tensor in of_p.items()}
+        buffers: list[Buffers] = [{} for _ in parameters]
+        self._updates = [make(p, config, of_p) for p, of_p in zip(parameters, buffers, strict=True)]
+        self.buffers = {f"{i} {name}": tensor for i, of_p in enumerate(buffers) for name, tensor in of_p.items()}
         self.bits = product_bits(config, self._weights[0].shape[1], len(self._weights[-1]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Portable(Engine):
         return stages(self._model, *tensors)
 
     def _optimizer_state(self) -> State:
-        return dict(self._network.kept)
+        return dict(self._network.buffers)
 
     def _restore_optimizer(self, state: State) -> None:
         super()._restore_optimizer(state)

@@ -177,11 +177,11 @@ class FusedNetwork:
         self._library.fused_update(self._network)
 
     @property
-    def kept(self) -> dict[str, Tensor]:
+    def buffers(self) -> dict[str, Tensor]:
         """Return what the optimizer keeps from step to step, by name."""
-        buffers = {f"{i} {name}": t for (i, name), t in self._memory.items() if name.endswith((" m", " v"))}
+        tensors = {f"{i} {name}": t for (i, name), t in self._memory.items() if name.endswith((" m", " v"))}
         optimizer = self._network.optimizer
-        return buffers | {"powers": torch.tensor([optimizer.power1, optimizer.power2], dtype=torch.float64)}
+        return tensors | {"powers": torch.tensor([optimizer.power1, optimizer.power2], dtype=torch.float64)}
 
     def set_powers(self, powers: Tensor) -> None:
         """Set 0.9 and 0.999 to the power of the number of steps (2,) float64."""
