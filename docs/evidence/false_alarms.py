@@ -25,9 +25,10 @@ from pytest_benchmark.utils import PercentageRegressionCheck
 from scipy.stats import mannwhitneyu
 
 from mlpbench.judging.evidence import collect
+from mlpbench.judging.judgement import Margins
 from mlpbench.judging.metrics import Metric
 from mlpbench.judging.noise import as_evidence
-from mlpbench.judging.verdict import Margins, judge
+from mlpbench.judging.verdict import judge
 from mlpbench.records import store
 
 

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from mlpbench.judging import statistics as stats
 from mlpbench.judging.evidence import Evidence, sides
+from mlpbench.judging.judgement import Margins
 from mlpbench.judging.metrics import Benchmark, Metric
-from mlpbench.judging.verdict import ALPHA, Margins, judge, looks
+from mlpbench.judging.verdict import ALPHA, judge, looks
 from mlpbench.records import store
 
 FIRST = "        self._optimizer.zero_grad(set_to_none=True)\n"
@@ -163,7 +164,8 @@ def resampled(folder: Path, percent: str, how: str, count: int = 2000) -> str:
                 }
                 for side in (base, new)
             ]
-            (comparison,) = judge(*both, Margins(), is_paired=True, alpha=ALPHA / len(looks(12))).comparisons
+            judgement = judge(*both, Margins(), is_paired=True, is_early=reading < 12, alpha=ALPHA / len(looks(12)))
+            (comparison,) = judgement.comparisons
             if comparison.verdict != "inconclusive":
                 break
         verdicts.append(comparison.verdict)

@@ -18,7 +18,8 @@ def run(parsed: argparse.Namespace) -> None:
     from mlpbench.cli.command import command_of
     from mlpbench.judging import noise
     from mlpbench.judging.evidence import sides
-    from mlpbench.judging.verdict import Margins, judge
+    from mlpbench.judging.judgement import Margins
+    from mlpbench.judging.verdict import judge
     from mlpbench.measuring.side import parse_side
     from mlpbench.reporting import terminal
     from mlpbench.reporting.sections import verdicts

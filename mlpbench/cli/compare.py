@@ -1,9 +1,9 @@
 """Judge NEW against BASE; the exit code is the gate."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mlpbench.cli.exits import Answer
 from mlpbench.cli.gate import add_gate, margins_of, show, show_plan
@@ -37,16 +37,16 @@ def run(parsed: argparse.Namespace) -> Answer:
     check_outputs(parsed)
     new = _load_side(parsed.new, None, parsed.results)
     base = _load_side(parsed.base, new.machine, parsed.results)
-    note_problems(parsed, [*new.problems, *base.problems])
+    note_problems(parsed, new.problems + base.problems)
     for benchmark in base.evidence.keys() & new.evidence.keys():
         ones, others = base.evidence[benchmark].processes, new.evidence[benchmark].processes
         if benchmark.metric is Metric.SECONDS and any(ones[key] == others[key] for key in ones.keys() & others.keys()):
             raise InputError(
                 f"{parsed.new} contains the same measurements as {parsed.base} (nothing to compare): {benchmark.name}"
             )
-    margins = margins_of(parsed, _noise_ratio(parsed.results, new.machine))
+    judgement = judge(base.evidence, new.evidence, margins_of(parsed, _noise_ratio(parsed.results, new.machine)))
     left_out = tuple(f"{name}: {side.left_out}" for name, side in (("BASE", base), ("NEW", new)) if side.left_out)
-    judgement = replace(judge(base.evidence, new.evidence, margins), left_out=left_out)
+    judgement = replace(judgement, left_out=left_out, remarks=base.remarks + new.remarks)
     command = command_of(parsed, keep_paths=True)
     return show(parsed, judgement, f"{parsed.new} against {parsed.base}", (command,))
 
@@ -62,16 +62,19 @@ def _judge_plan(parsed: argparse.Namespace) -> Answer:
     return show_plan(parsed, results, plan, Path(parsed.base))
 
 
-class _Side(NamedTuple):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Side:
     """Hold what was loaded of one side."""
 
     evidence: "dict[Benchmark, Evidence]"
-    machine: str | None
+    machine: str | None = None
     """The name of the machine; None if the files do not tell it."""
-    problems: list[str]
+    problems: tuple[str, ...] = ()
     """A line for each damaged file."""
-    left_out: str | None
+    left_out: str | None = None
     """How many processes are not judged, and why."""
+    remarks: tuple[str, ...] = ()
+    """The reasons for which a baseline was accepted only by force."""
 
 
 def _load_side(text: str, machine: str | None, root: Path) -> _Side:
@@ -88,10 +91,15 @@ def _load_side(text: str, machine: str | None, root: Path) -> _Side:
         path = Path(text)
     foreign = formats.json_files(path)
     if foreign and not (path.is_dir() and any(path.rglob("*.jsonl"))):
-        return _Side(formats.load_pytest_benchmark(foreign), None, [], None)
+        return _Side(evidence=formats.load_pytest_benchmark(foreign))
     results = load([path])
-    machine = results.newest_session.environment.machine
-    return _Side(collect(results), machine, list(results.problems), left_out(results))
+    return _Side(
+        evidence=collect(results),
+        machine=results.newest_session.environment.machine,
+        problems=tuple(results.problems),
+        left_out=left_out(results),
+        remarks=baseline.remarks_of(results),
+    )
 
 
 def _noise_ratio(root: Path, machine: str | None) -> float:
@@ -103,5 +111,5 @@ def _noise_ratio(root: Path, machine: str | None) -> float:
         return 1.0
     results = load([folder])
     noises = [noise for noise in results.noises if results.sessions[noise.session].environment.machine == machine]
-    last = max(noises, key=lambda noise: results.sessions[noise.session].started_at, default=None)
+    last = max(noises, key=lambda noise: results.time_of(noise.session), default=None)
     return max((noise.floor_ratio for noise in noises if last and noise.session == last.session), default=1.0)

@@ -17,7 +17,7 @@ from mlpbench.judging.metrics import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mlpbench.judging.verdict import Judgement, Margins
+    from mlpbench.judging.judgement import Judgement, Margins
     from mlpbench.records.kinds import Plan
     from mlpbench.records.results import Results
     from mlpbench.reporting.section import Section
@@ -35,6 +35,12 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
         metavar="VERDICTS",
         help=f"verdicts that fail in addition to slower and worse: a comma list of {', '.join(_FAIL_ON)}",
     )
+    parser.add_argument(
+        "--must-find",
+        type=margin,
+        metavar="P",
+        help="fail with exit code 3 if a change of P, for example 10%%, could have been missed",
+    )
     parser.add_argument("--allow-missing", action="store_true", help="do not fail if NEW lacks a benchmark")
     for name, content in {"json": "verdicts", "csv": "verdicts", "markdown": "a summary", "html": "a page"}.items():
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {content} as {name}")
@@ -50,26 +56,37 @@ def _verdicts(text: str) -> CommaList[str]:
 
 def margins_of(parsed: argparse.Namespace, noise_ratio: float) -> "Margins":
     """Combine the margins of the command line and of pyproject.toml with the noise of the machine."""
-    from mlpbench.judging.verdict import Margins
+    from mlpbench.judging.judgement import Margins
 
-    return Margins(default_ratio=parsed.margin, thresholds=_thresholds(Path("pyproject.toml")), noise_ratio=noise_ratio)
+    thresholds, must_find_ratio = _settings(Path("pyproject.toml"))
+    return Margins(
+        default_ratio=parsed.margin,
+        thresholds=thresholds,
+        noise_ratio=noise_ratio,
+        must_find_ratio=parsed.must_find or must_find_ratio,
+    )
 
 
-def _thresholds(path: Path) -> dict[str, float]:
-    """Read `[tool.mlpbench.thresholds]`: globs over benchmark names, each with the change that matters."""
+def _settings(path: Path) -> tuple[dict[str, float], float | None]:
+    """Read `[tool.mlpbench]`: the margins of `thresholds`, by glob, and the change of `must-find`."""
     import tomllib
 
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return {}, None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    thresholds = content.get("tool", {}).get("mlpbench", {}).get("thresholds", {})
+    where = "tool.mlpbench"
     try:
-        return {glob: margin(str(value)) for glob, value in thresholds.items()}
+        settings = content.get("tool", {}).get("mlpbench", {})
+        must_find = settings.get("must-find")
+        where = "tool.mlpbench.must-find"
+        must_find_ratio = None if must_find is None else margin(str(must_find))
+        where = "tool.mlpbench.thresholds"
+        return {glob: margin(str(value)) for glob, value in settings.get("thresholds", {}).items()}, must_find_ratio
     except (argparse.ArgumentTypeError, AttributeError) as error:
-        raise InputError(f"{path}, tool.mlpbench.thresholds: {error}") from None
+        raise InputError(f"{path}, {where}: {error}") from None
 
 
 def show_plan(parsed: argparse.Namespace, results: "Results", plan: "Plan", path: Path | None) -> Answer:

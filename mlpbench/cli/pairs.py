@@ -14,7 +14,7 @@ from mlpbench.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlpbench.judging.verdict import Margins
+    from mlpbench.judging.judgement import Margins
     from mlpbench.measuring.side import Side
     from mlpbench.records.kinds import Plan, Record
     from mlpbench.records.results import Results
@@ -138,7 +138,9 @@ class _Progress:
         comparisons: Any = judge_plan(self._file.results, plan, self._request.margins).comparisons
         so_far = f"; so far: B takes {comparisons[0].ratio:.3f} times as long as A" if comparisons else ""
         self._console.print(f"pair {count} of {plan.pairs}{so_far}")
-        is_decided = bool(comparisons) and all(c.verdict != Verdict.INCONCLUSIVE for c in comparisons)
+        is_decided = bool(comparisons) and all(
+            c.verdict != Verdict.INCONCLUSIVE and not c.is_blind for c in comparisons
+        )
         if is_decided and count in looks(plan.pairs)[:-1] and not self._request.measures_all_pairs:
             return f"every verdict reached after {count} pairs"
         is_late = self._time_limit_s is not None and time.monotonic() - self._start > self._time_limit_s

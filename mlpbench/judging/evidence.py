@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -38,7 +39,11 @@ class Evidence:
     environment: Texts
     """The facts about machine and stack; those that are unknown are left out."""
     processes: Mapping[str, ProcessEvidence]
-    """By a key for each process; processes with equal keys on both sides are a pair."""
+    """By a key for each process; processes with equal keys on both sides are a pair. Empty: nothing is usable."""
+    omissions: tuple[str, ...] = ()
+    """A remark for each kind of measurement of this benchmark that does not count, with the reason."""
+    is_older: bool = False
+    """True if only another machine, stack or source, or an older run of uncommitted source, has measured it."""
 
 
 def benchmark_name(measurement: Measurement) -> str:
@@ -57,23 +62,28 @@ def _with_workload(name: str, config: RunConfig) -> str:
 def collect(results: Results) -> dict[Benchmark, Evidence]:
     """Collect the processes of every benchmark from complete measurements of the newest environment and commit.
 
-    A benchmark that only an older commit or another stack has measured is left out; `left_out` says how much that is.
+    Uncommitted source is not one source, so that only its last run counts. Nothing is dropped in silence: `omissions`
+    counts the measurements that do not count, and `left_out` the processes of another machine, stack or source. A
+    benchmark that only those have measured has no processes.
     """
     sessions = newest_sessions(results)
-    entries = times(results, sessions.values())
+    entries = times(results, (session for session in results.sessions.values() if not session.side))
     for memory in results.memories:
         value = ProcessEvidence(value=float(memory.peak_bytes))
         name = _with_workload(f"memory/{memory.operation}", memory.config)
         entries.setdefault(Benchmark(Metric.PEAK_BYTES, name), []).append(
             (results.sessions[memory.session], memory.session, value)
         )
+    diverged: Counter[Benchmark] = Counter()
     for result in results.train_results:
         accuracy = result.test_accuracy[-1]
-        if not math.isfinite(accuracy):
-            continue
-        name = _with_workload("training", replace(result.config, seed=RunConfig().seed))
-        value = ProcessEvidence(value=max(accuracy, _LEAST_ACCURACY))
-        entries.setdefault(Benchmark(Metric.TEST_ACCURACY, name), []).append(
+        benchmark = Benchmark(
+            Metric.TEST_ACCURACY, _with_workload("training", replace(result.config, seed=RunConfig().seed))
+        )
+        # A run that diverged has learnt nothing. Without it, a change that makes runs diverge would look better.
+        diverged[benchmark] += result.session in sessions and not math.isfinite(accuracy)
+        value = ProcessEvidence(value=max(accuracy, _LEAST_ACCURACY) if math.isfinite(accuracy) else _LEAST_ACCURACY)
+        entries.setdefault(benchmark, []).append(
             (results.sessions[result.session], f"seed {result.config.seed}", value)
         )
     for rerun in results.checks:
@@ -82,13 +92,37 @@ def collect(results: Results) -> dict[Benchmark, Evidence]:
         entries.setdefault(Benchmark(Metric.EQUAL_BITS, name), []).append(
             (results.sessions[rerun.session], rerun.session, value)
         )
+    cut = _cut_short(results, sessions.values())
+    environment = next(iter(sessions.values())).environment.texts() if sessions else {}
     evidence = {}
-    for benchmark, values in entries.items():
-        processes = {key: value for session, key, value in values if session.id in sessions}
-        if processes:
-            environment = next(iter(sessions.values())).environment
-            evidence[benchmark] = Evidence(environment=environment.texts(), processes=processes)
+    for benchmark in dict.fromkeys([*entries, *cut]):
+        current = [(key, value) for session, key, value in entries.get(benchmark, []) if session.id in sessions]
+        processes = dict(current)
+        remarks = {
+            "processes that were cut short": cut[benchmark],
+            "measurements that the same process or seed has repeated": len(current) - len(processes),
+            "runs that diverged, whose accuracy counts as 0": diverged[benchmark],
+        }
+        evidence[benchmark] = Evidence(
+            environment=environment,
+            processes=processes,
+            omissions=tuple(f"{text}: {count}" for text, count in remarks.items() if count),
+            is_older=not processes and not cut[benchmark],
+        )
     return evidence
+
+
+def _cut_short(
+    results: Results, sessions: Iterable[Session], name: Callable[[Measurement], str] = benchmark_name
+) -> Counter[Benchmark]:
+    """Count the incomplete measurements of these sessions, by benchmark."""
+    whole = results.whole()
+    ids = {session.id for session in sessions}
+    return Counter(
+        Benchmark(Metric.SECONDS, name(m))
+        for m in results.measurements.values()
+        if m.session in ids and m.id not in whole
+    )
 
 
 def newest_sessions(results: Results) -> dict[str, Session]:
@@ -99,7 +133,7 @@ def newest_sessions(results: Results) -> dict[str, Session]:
     sessions = [session for session in results.sessions.values() if not session.side]
     if not sessions:
         return {}
-    last = max(sessions, key=lambda session: session.started_at)
+    last = max(sessions, key=lambda session: results.time_of(session.id))
     facts = last.environment.measuring_facts()
     return {
         s.id: s
@@ -146,17 +180,26 @@ def sides(results: Results, plan: Plan) -> tuple[dict[Benchmark, Evidence], dict
                     f"side {side} was measured in different environments ({', '.join(facts)}): the source or the "
                     "machine changed in between; measure again from the start"
                 )
-        entries = times(results, sessions, name=lambda m: f"{m.suite}/{m.operation}")
+        entries = times(results, sessions, _operation_name)
+        # A process that was cut short and measured again is complete.
+        complete = {session.process for values in entries.values() for session, _, _ in values}
+        cut = _cut_short(results, [s for s in sessions if s.process not in complete], _operation_name)
         both.append(
             {
                 benchmark: Evidence(
-                    environment=values[-1][0].environment.texts(),
-                    processes={str(session.process // 2): value for session, _, value in values},
+                    environment=sessions[-1].environment.texts(),
+                    processes={str(session.process // 2): value for session, _, value in entries.get(benchmark, [])},
+                    omissions=(f"processes that were cut short: {cut[benchmark]}",) if cut[benchmark] else (),
                 )
-                for benchmark, values in entries.items()
+                for benchmark in dict.fromkeys([*entries, *cut])
             }
         )
     return both[0], both[1]
+
+
+def _operation_name(measurement: Measurement) -> str:
+    """Return the name of a side's benchmark: without the workload, which is the subject of the comparison."""
+    return f"{measurement.suite}/{measurement.operation}"
 
 
 def times(

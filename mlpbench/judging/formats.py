@@ -1,11 +1,12 @@
 """Read and write the formats of other tools: pytest-benchmark's JSON, and the input of github-action-benchmark.
 
-A file of pytest-benchmark is one process. Nothing is guessed: a benchmark without usable times is left out, and a file
-of another shape is refused.
+A file of pytest-benchmark is one process. Nothing is guessed: a time that nothing can have taken is left out with a
+remark. A file of another shape is refused.
 """
 
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -44,11 +45,11 @@ def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Benchmark, Evidence]:
     """Return the seconds per call of every benchmark.
 
     A file is a process, and a copy of a file is not another process. The key of a process is the position of its file.
-    A benchmark has the processes whose files contain it.
+    A benchmark has the processes whose files have usable times of it; `omissions` tells about the others.
 
     Raises:
-        InputError: if a file cannot be read, is not in pytest-benchmark's format or has no usable times; or if the
-            files are of different machines, Pythons or commits.
+        InputError: if a file cannot be read, is not in pytest-benchmark's format or has no benchmark; or if the files
+            are of different machines, Pythons or commits.
     """
     contents: dict[bytes, str] = {}
     for path in paths:
@@ -65,6 +66,8 @@ def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Benchmark, Evidence]:
     # The file that gave each field of the environment.
     source: dict[str, str] = {}
     processes: dict[str, dict[str, ProcessEvidence]] = {}
+    # The files in which something of a benchmark is left out, by the benchmark and the remark.
+    remarks: dict[str, dict[str, list[str]]] = {}
     for position, (content, where) in enumerate(contents.items()):
         document = _document(content, where)
         for field, value in _environment(document).items():
@@ -72,11 +75,19 @@ def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Benchmark, Evidence]:
             if (first := environment.setdefault(field, value)) != value:
                 hint = "give files of one machine, one Python and one commit"
                 raise InputError(f"{where}: {field} is {value}, but {first} in {source[field]}; {hint}")
-        for name, evidence in _benchmarks(document["benchmarks"], where).items():
-            processes.setdefault(name, {})[str(position)] = evidence
+        for name, (evidence, remark) in _benchmarks(document["benchmarks"], where).items():
+            by_position = processes.setdefault(name, {})
+            if evidence:
+                by_position[str(position)] = evidence
+            if remark:
+                remarks.setdefault(name, {}).setdefault(remark, []).append(Path(where).name)
     facts = {name: value for name, value in environment.items() if name != "commit"}
     return {
-        Benchmark(Metric.SECONDS, name): Evidence(environment=facts, processes=by_position)
+        Benchmark(Metric.SECONDS, name): Evidence(
+            environment=facts,
+            processes=by_position,
+            omissions=tuple(f"{text} ({_some(files)})" for text, files in remarks.get(name, {}).items()),
+        )
         for name, by_position in processes.items()
     }
 
@@ -84,6 +95,15 @@ def load_pytest_benchmark(paths: Sequence[Path]) -> dict[Benchmark, Evidence]:
 def _one_line(text: str) -> str:
     """Return the text, with escapes if it has characters that cannot be printed."""
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names, and the number of the others.
+
+    >>> _some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _document(content: bytes, where: str) -> dict[str, Any]:
@@ -148,9 +168,9 @@ def _first(kind: type[T], *values: Any) -> T | None:
     return next((value for value in values if type(value) is kind and value != ""), None)
 
 
-def _benchmarks(benchmarks: list[Any], where: str) -> dict[str, ProcessEvidence]:
-    """Return the evidence of every benchmark of a file that has usable times, by full name."""
-    by_name: dict[str, ProcessEvidence | None] = {}
+def _benchmarks(benchmarks: list[Any], where: str) -> dict[str, tuple[ProcessEvidence | None, str]]:
+    """Return the evidence of every benchmark of a file, by full name, as `_process_evidence` does."""
+    by_name: dict[str, tuple[ProcessEvidence | None, str]] = {}
     for number, benchmark in enumerate(benchmarks, start=1):
         place = f"{where}: benchmark {number}"
         name = _one_line(_member(benchmark, "fullname", str, place) or "")
@@ -158,28 +178,48 @@ def _benchmarks(benchmarks: list[Any], where: str) -> dict[str, ProcessEvidence]
             raise InputError(f"{place} has no fullname; {_HINT}")
         if name in by_name:
             raise InputError(f"{place} has the same fullname as another benchmark, {name}; use one file per process")
-        by_name[name] = _process_evidence(_member(benchmark, "stats", dict, place) or {})
-    usable = {name: evidence for name, evidence in by_name.items() if evidence}
-    if not usable:
-        raise InputError(f"{where} has no benchmark with usable times (all above 0 s); run the benchmarks again")
-    return usable
+        by_name[name] = _process_evidence(benchmark.get("stats"))
+    if not by_name:
+        raise InputError(f"{where} has no benchmark; {_HINT}")
+    return by_name
 
 
-def _process_evidence(stats: dict[str, Any]) -> ProcessEvidence | None:
-    """Return the evidence of a benchmark's statistics; None if any of its times is not a possible time."""
+def _process_evidence(stats: object) -> tuple[ProcessEvidence | None, str]:
+    """Return the evidence of a benchmark's statistics, and a remark on what is left out; None if nothing is usable.
+
+    Most of the times must be usable. Otherwise the median of the rest would be that of a selection.
+    """
+    if not isinstance(stats, dict):
+        return None, "no statistics" if stats is None else "its statistics are not an object"
     data, median, rounds = stats.get("data"), stats.get("median"), stats.get("rounds")
     # Without --benchmark-save-data, the file has only the median.
-    if not data:
+    if not data or not isinstance(data, list):
+        remark = "its data are not a list of times" if data else ""
+        if not _is_time(median):
+            return None, remark or f"its median {_fault(median)}"
         num_blocks = rounds if type(rounds) is int and rounds > 0 else 1
-        return ProcessEvidence(value=float(median), num_blocks=num_blocks) if _is_time(median) else None
-    if not isinstance(data, list) or not all(map(_is_time, data)):
-        return None
-    times = list(map(float, data))
-    return ProcessEvidence(value=statistics.median(times), rounds=dict(enumerate(times)), num_blocks=len(times))
+        return ProcessEvidence(value=float(median), num_blocks=num_blocks), remark and f"{remark}; its median counts"
+    times = {number: float(value) for number, value in enumerate(data) if _is_time(value)}
+    faults = [value for value in data if not _is_time(value)]
+    remark = f"{len(faults)} of {len(data)} times left out; the first {_fault(faults[0])}" if faults else ""
+    if 2 * len(times) <= len(data):
+        return None, remark
+    return ProcessEvidence(value=statistics.median(times.values()), rounds=times, num_blocks=len(times)), remark
 
 
 def _is_time(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and SHORTEST_S <= value <= LONGEST_S
+
+
+def _fault(value: object) -> str:
+    """Tell why a value is not a usable time."""
+    if value is None:
+        return "is missing"
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return "is not a number"
+    if not -sys.float_info.max <= value <= sys.float_info.max:
+        return "is not finite"
+    return f"is {value:g} s, not above 0" if value <= 0 else f"is {value:g} s, which no call can take"
 
 
 def to_pytest_benchmark(results: Results) -> dict[str, Any]:
@@ -229,7 +269,7 @@ def _finished(results: Results) -> list[tuple[Session, Measurement, list[Block]]
         for m in results.measurements.values()
         if m.id in blocks and m.session in sessions
     ]
-    return sorted(finished, key=lambda entry: (entry[0].started_at, entry[0].process))
+    return sorted(finished, key=lambda entry: results.time_of(entry[0].id))
 
 
 def _benchmark(name: str, session: Session, measurement: Measurement, blocks: list[Block]) -> dict[str, Any]:
@@ -280,7 +320,7 @@ def to_github_action_benchmark(results: Results) -> list[dict[str, Any]]:
     Raises:
         InputError: if there are neither times nor memory.
     """
-    evidence = collect(results)
+    evidence = {benchmark: of_one for benchmark, of_one in collect(results).items() if of_one.processes}
     entries = []
     for metric, unit, scale in ((Metric.SECONDS, "ms", 1e3), (Metric.PEAK_BYTES, "MiB", 2.0**-20)):
         for name in sorted(benchmark.name for benchmark in evidence if benchmark.metric is metric):

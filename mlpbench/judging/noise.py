@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mlpbench.errors import InputError
 from mlpbench.judging.evidence import Evidence, ProcessEvidence, sides
+from mlpbench.judging.judgement import Comparison, Judgement, Margins
 from mlpbench.judging.metrics import Benchmark, Verdict
-from mlpbench.judging.verdict import Comparison, Judgement, Margins, judge
+from mlpbench.judging.verdict import judge
 from mlpbench.records.kinds import Noise, Plan
 from mlpbench.records.results import Results
 

@@ -1,16 +1,25 @@
 """Compute intervals, effects and p values, as pure functions on numbers.
 
 With too few values for the asked confidence, an interval is as wide as the values justify, or unbounded. It is never
-too narrow.
+too narrow. What compares refuses numbers from which nothing follows: nan, infinity, and times that are not above 0.
 """
 
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy import stats as scipy_stats
+
+from mlpbench.errors import InputError
+
+# A test of correlation at this level, on one side, widens every tenth interval of independent pairs.
+_CORRELATION_LEVEL = 0.1
+# Twelve pairs cannot tell a stronger correlation from a change that lasts.
+_MAX_CORRELATION = 0.95
+_MOST_REPLICATES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +33,28 @@ class Interval:
     """The share of repetitions in which such bounds contain the true value."""
 
 
+def _finite(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the values as an array.
+
+    Raises:
+        InputError: if there is none, or one of them is nan or infinite.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise InputError(f"statistics need finite numbers, not {[float(x) for x in array[~np.isfinite(array)]][:3]}")
+    return array
+
+
+def check_ratio(ratio: float, name: str, most: float = sys.float_info.max) -> None:
+    """Check a ratio that bounds a change in both directions; `name` says which ratio it is.
+
+    Raises:
+        InputError: if it is not a number from 1 to `most`.
+    """
+    if not 1 <= ratio <= most:
+        raise InputError(f"{name} must be a ratio from 1 to {most:g}, for example 1.05 for 5 %, not {ratio}")
+
+
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the median, between two order statistics.
 
@@ -35,7 +66,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
 
     Source: H. A. David and H. N. Nagaraja, Order Statistics, 3rd ed., section 7.1.
     """
-    ordered = sorted(map(float, values))
+    ordered = sorted(_finite(values).tolist())
     n = len(ordered)
     coin = scipy_stats.binom(n, 0.5)
     # The k-th smallest and the k-th largest value miss the median if at most k - 1 values lie on one side of it.
@@ -56,7 +87,10 @@ def ratio_interval(baseline: Sequence[float], contender: Sequence[float], confid
     >>> ratio_interval([2.0, 2.0], [1.0, 1.0]).estimate
     0.5
     """
-    logs = np.log(np.asarray(contender, dtype=float)) - np.log(np.asarray(baseline, dtype=float))
+    for side in (baseline, contender):
+        if len(side) == 0 or min(side) <= 0:
+            raise InputError("a ratio needs times above 0; measure again")
+    logs = np.log(_finite(contender)) - np.log(_finite(baseline))
     if len(logs) < 2:
         return Interval(estimate=_exp(float(logs[0])), low=0.0, high=math.inf, coverage=1.0)
     interval = median_interval(logs.tolist(), confidence)
@@ -74,6 +108,8 @@ def _exp(x: float) -> float:
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the mean of independent values with its t interval; unbounded with fewer than two values.
+
+    The mean of a run that diverged is nan, and so are its bounds.
 
     >>> mean_interval([1.0])
     Interval(estimate=1.0, low=-inf, high=inf, coverage=1.0)
@@ -124,6 +160,18 @@ def median_with_misses(values: Sequence[float | None]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Correlation:
+    """Describe how far successive values resemble each other."""
+
+    estimate: float
+    """Young's C: 0 for independent values on average, towards 1 for values that hardly change from one to the next."""
+    is_significant: bool
+    """True if independent values rarely have such an estimate: 1 time out of 10."""
+    widening: float
+    """The factor for the error of a mean, for the strongest correlation that the values do not exclude; at least 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
     """Hold the estimate of a change, on the log scale."""
 
@@ -132,6 +180,12 @@ class Effect:
     """The standard error of the estimate."""
     df: int | float
     """The degrees of freedom of that error; below 1 there is no estimate of it."""
+    correlation: Correlation | None = field(default=None, repr=False)
+    """The correlation of successive pairs, which the error does not contain. None: no pairs, or too few."""
+
+    def widened(self, factor: float) -> "Effect":
+        """Return the effect with an error that is larger by this factor."""
+        return replace(self, error=self.error * factor)
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return the ratio with its t interval; unbounded if the error could not be estimated."""
@@ -150,6 +204,7 @@ class Effect:
 
         It is at most alpha exactly if the whole 1 - alpha interval lies outside of these bounds.
         """
+        check_ratio(margin_ratio, "a margin")
         if self.df < 1:
             return 1.0
         beyond = abs(self.log_ratio) - math.log(margin_ratio)
@@ -159,28 +214,96 @@ class Effect:
 
     def detectable(self, margin_ratio: float, alpha: float, power: float = 0.8) -> float:
         """Return the smallest true ratio above 1 that would be found beyond the margin with the probability `power`."""
+        check_ratio(margin_ratio, "a margin")
         if self.df < 1:
             return math.inf
         quantiles = sum(float(scipy_stats.t.ppf(share, self.df)) for share in (1 - alpha / 2, power))
         return _exp(math.log(margin_ratio) + quantiles * self.error)
+
+    def replicates_for(self, ratio: float, replicates: int, margin_ratio: float, alpha: float) -> int | None:
+        """Estimate how many replicates would detect a change of this ratio, if their noise stays the same.
+
+        Args:
+            ratio: the true change to detect.
+            replicates: the number of pairs, or of processes on each side, behind this effect.
+            margin_ratio: as in `detectable`.
+            alpha: as in `detectable`.
+
+        Returns:
+            The number of pairs, or of processes on each side; None if no number is enough or none can be estimated.
+        """
+        if self.df < 1 or ratio <= margin_ratio:
+            return None
+
+        def is_enough(count: int) -> bool:
+            share = count / replicates
+            grown = replace(self, error=self.error / math.sqrt(share), df=self.df * share)
+            return grown.detectable(margin_ratio, alpha) <= ratio
+
+        low, high = replicates, replicates
+        while not is_enough(high):
+            low, high = high, 2 * high
+            if high > _MOST_REPLICATES:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
+        return high
+
+
+def correlation(values: Sequence[float]) -> Correlation | None:
+    """Return the correlation of successive values; None for fewer than four, from which nothing follows.
+
+    The estimate is Young's C, one minus half of von Neumann's ratio. Its mean for independent values is 0, which that
+    of an autocorrelation is not. In a series with the autocorrelation r at distance 1, r^2 at distance 2 and so on,
+    the expected C and the true error of the mean are known functions of r. So the strongest r that is not excluded is
+    the largest one whose expected C lies within the noise of the estimate.
+
+    Source: L. C. Young, On randomness in ordered sequences, 1941; J. von Neumann, Distribution of the ratio of the mean
+    square successive difference to the variance, 1941.
+
+    >>> correlation([1.0, -1.0, 1.0, -1.0]).is_significant, correlation([1.0, 1.1, 1.2, 1.4, 1.5, 1.5]).is_significant
+    (False, True)
+    """
+    array = _finite(values)
+    n = len(array)
+    if n < 4:
+        return None
+    deviations = array - array.mean()
+    # Values that differ by rounding alone show nothing.
+    if float(np.abs(deviations).max()) <= 1e-12:
+        return Correlation(estimate=0.0, is_significant=False, widening=1.0)
+    estimate = 1 - float(np.sum(np.diff(array) ** 2)) / (2 * float(np.sum(deviations**2)))
+    noise = float(scipy_stats.norm.isf(_CORRELATION_LEVEL)) * math.sqrt((n - 2) / (n**2 - 1))
+    strengths = np.linspace(0, _MAX_CORRELATION, 96)
+    lags = np.arange(1, n)
+    # The mean correlation of all pairs of values, each with itself too.
+    mean = (1 + 2 * ((1 - lags / n) * strengths[:, None] ** lags).sum(axis=1)) / n
+    expected = 1 - (1 - strengths) * (n - 1) / (n * (1 - mean))
+    possible = mean[expected <= estimate + noise]
+    largest = float(possible[-1]) if len(possible) else 1 / n
+    # The true variance of a mean over the one that independent values with this spread would have.
+    widening = math.sqrt(largest * (n - 1) / (1 - largest))
+    return Correlation(estimate=estimate, is_significant=estimate > noise, widening=max(widening, 1.0))
 
 
 def paired_effect(differences: Sequence[float], control: Sequence[float] | None = None) -> Effect:
     """Return the mean of the pairs' log ratios; with `control`, their mean at a log ratio of the control of 0.
 
     The control is a covariate. A machine that is slower for one process of a pair slows control and benchmark together.
-    A straight line through the pairs removes that part.
+    A straight line through the pairs removes that part. The error is that of independent pairs; `correlation` tells how
+    far they are, if the differences are in the order of time.
 
     Source: R. A. Fisher, Statistical Methods for Research Workers, section 49.1 (analysis of covariance).
 
     >>> round(paired_effect([0.30, 0.10, 0.11], [0.20, 0.0, 0.01]).log_ratio, 6)
     0.1
     """
-    values = np.asarray(differences, dtype=float)
+    values = _finite(differences)
     design = np.ones((len(values), 1))
     # A control that never moves explains nothing.
-    if control is not None and np.std(control) > 1e-9:
-        design = np.column_stack([design, np.asarray(control, dtype=float)])
+    if control is not None and np.std(_finite(control)) > 1e-9:
+        design = np.column_stack([design, _finite(control)])
     df = len(values) - design.shape[1]
     if df < 1:
         return Effect(log_ratio=float(values.mean()), error=math.inf, df=0)
@@ -188,7 +311,7 @@ def paired_effect(differences: Sequence[float], control: Sequence[float] | None 
     residuals = values - design @ coefficients
     inverse = np.linalg.pinv(design.T @ design)
     error = math.sqrt(float(residuals @ residuals) / df * float(inverse[0, 0]))
-    return Effect(log_ratio=float(coefficients[0]), error=error, df=df)
+    return Effect(log_ratio=float(coefficients[0]), error=error, df=df, correlation=correlation(residuals.tolist()))
 
 
 def unpaired_effect(baseline: Sequence[float], contender: Sequence[float]) -> Effect:
@@ -200,7 +323,7 @@ def unpaired_effect(baseline: Sequence[float], contender: Sequence[float]) -> Ef
     Source: B. L. Welch, The generalization of "Student's" problem when several different population variances are
     involved, 1947.
     """
-    one, other = np.asarray(baseline, dtype=float), np.asarray(contender, dtype=float)
+    one, other = _finite(baseline), _finite(contender)
     difference = float(other.mean() - one.mean())
     if min(len(one), len(other)) < 2:
         return Effect(log_ratio=difference, error=math.inf, df=0)

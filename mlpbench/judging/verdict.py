@@ -4,14 +4,15 @@ The unit of evidence is a process: the median of its blocks, on the log scale. E
 the records alone, so that the same files give the same verdict on every machine.
 """
 
-import fnmatch
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from mlpbench.judging import screening
 from mlpbench.judging import statistics as stats
 from mlpbench.judging.evidence import Evidence, ProcessEvidence, sides
+from mlpbench.judging.judgement import Comparison, Judgement, Margins, Omission
 from mlpbench.judging.metrics import Benchmark, Metric, Verdict
 from mlpbench.records.environment import compare, compare_machines, in_words
 from mlpbench.records.kinds import Plan
@@ -19,112 +20,11 @@ from mlpbench.records.results import Results
 
 ALPHA = 0.05
 """The probability of any false `slower` or `faster` among all benchmarks of a comparison."""
-MARGIN_RATIO = 1.03
-PAIRED_MARGIN_RATIO = 1.01
-"""The margin of interleaved pairs. It is smaller, because a change of the machine changes both sides of a pair."""
 # A change of the machine may change a benchmark more than the control. On the log scale it changes a train step 1.25
 # times as much (docs/evidence/README.md).
 CONTROL_FACTOR = 1.5
 # Settings of a side that may change the control workload too.
 _TOUCHES_CONTROL = ("env:", "python=", "device=", "num_threads=")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """Hold the verdict on one benchmark, and the numbers behind it."""
-
-    metric: Metric
-    benchmark: str
-    base: float
-    """The median over processes; for bits the minimum."""
-    new: float
-    ratio: float
-    """New over base."""
-    low_ratio: float
-    high_ratio: float
-    margin_ratio: float
-    """The margin: a change between 1/margin and margin does not count."""
-    margin_from: str
-    """The origin of the margin: default, option, threshold, noise or control."""
-    control_ratio: float | None
-    """The machine speed change: the control workload, new over base. None if it did not run."""
-    p_value: float
-    """The p value of no change beyond the margin, adjusted for the family."""
-    detectable_ratio: float
-    """The smallest true change that would be found 4 times out of 5."""
-    verdict: Verdict
-    num_base: int
-    """The number of processes, or of seeds."""
-    num_new: int
-    is_paired: bool
-    flagged_share: float
-    """The share of disturbed blocks, whatever their flags."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
-    """Hold the result of comparing two sets of results."""
-
-    comparisons: tuple[Comparison, ...]
-    new: tuple[str, ...] = ()
-    """Benchmarks that BASE does not have."""
-    missing: tuple[str, ...] = ()
-    """Benchmarks that NEW does not have."""
-    changed: tuple[str, ...] = ()
-    """Benchmarks of the same name but another workload, with the difference."""
-    incomparable: tuple[str, ...] = ()
-    """Benchmarks whose machines cannot be compared, with the fields that differ."""
-    different: tuple[str, ...] = ()
-    """Differences of the stack, which may be the subject of the comparison."""
-    unknown_machine: tuple[str, ...] = ()
-    """Facts without which it is not known whether both sides are of one machine."""
-    left_out: tuple[str, ...] = ()
-    """For each side with processes that are not judged: how many, and why."""
-    unreplicated: tuple[str, ...] = ()
-    """Benchmarks with only one process on a side, which get no verdict."""
-
-    def exit_code(self, also_fail_on: Iterable[str] = (), *, allow_missing: bool = False) -> int:
-        """Return the exit code of the gate.
-
-        0: no regression. 1: a regression, or a verdict of `also_fail_on`. 3: inconclusive, if `also_fail_on` has it.
-        4: a benchmark could not be judged.
-
-        A benchmark that is missing, changed, on another machine or in one process has not been judged. A gate that
-        let it pass would pass without a measurement.
-        """
-        verdicts = {c.verdict for c in self.comparisons}
-        failing = {Verdict.SLOWER, Verdict.WORSE, *also_fail_on} - {Verdict.INCONCLUSIVE}
-        if verdicts & failing:
-            return 1
-        not_judged = self.missing or self.changed or self.incomparable or self.unreplicated
-        if not self.comparisons or (not_judged and not allow_missing):
-            return 4
-        return 3 if Verdict.INCONCLUSIVE in {*also_fail_on} & verdicts else 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Margins:
-    """Hold the changes that matter to the user, and the noise of the machine that a change must exceed."""
-
-    default_ratio: float | None = None
-    """The margin of an option; None for the default: 3 %, or 1 % for pairs."""
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    """Ratios by glob; a glob matches `benchmark` or `metric:benchmark`."""
-    noise_ratio: float = 1.0
-    """The noise floor of this machine, as `aa` measured it on unpaired processes."""
-
-    def asked(self, metric: Metric, benchmark: str, *, is_paired: bool) -> tuple[float, str]:
-        """Return the ratio that matters to the user, and its origin; the last matching glob wins."""
-        ratio, source = (PAIRED_MARGIN_RATIO if is_paired else MARGIN_RATIO), "default"
-        if self.default_ratio is not None:
-            ratio, source = self.default_ratio, "option"
-        for glob, threshold in self.thresholds.items():
-            if any(fnmatch.fnmatchcase(name, glob) for name in (benchmark, f"{metric}:{benchmark}")):
-                ratio, source = threshold, "threshold"
-        return ratio, source
-
-
-# --- the verdict ------------------------------------------------------------------------------------------------------
 
 
 def judge(
@@ -133,11 +33,12 @@ def judge(
     margins: Margins,
     *,
     is_paired: bool = False,
+    is_early: bool = False,
     has_control: bool = True,
     must_be_one_machine: bool = True,
     alpha: float = ALPHA,
 ) -> Judgement:
-    """Compare the benchmarks that both sides have measured.
+    """Compare the benchmarks that both sides have measured, and name all others with the reason.
 
     Slower or faster: the whole interval lies beyond the margin, after Holm's correction over the family of benchmarks.
     Same: the whole interval lies within the margin of the user, whatever the noise of the machine. Otherwise
@@ -147,16 +48,28 @@ def judge(
         base: the processes of each benchmark.
         new: likewise.
         margins: the changes that matter.
-        is_paired: processes with equal keys were interleaved.
+        is_paired: processes with equal keys were interleaved. If successive pairs are correlated, the interval is
+            wider.
+        is_early: more pairs are planned. So few pairs do not show whether they are correlated. So a verdict must hold
+            for the strongest correlation that they do not exclude.
         has_control: the control workload of a pair may explain a difference between its processes. False where the
             sides differ in a setting that may change the control itself.
         must_be_one_machine: benchmarks of machines that are known to differ get no verdict.
         alpha: the probability of any false slower or faster.
+
+    Raises:
+        InputError: if a number from which a verdict would follow is not possible.
     """
-    both = [benchmark for benchmark in base if benchmark in new]
-    incomparable = {i: _other_machine(base[i], new[i]) if must_be_one_machine else "" for i in both}
-    unreplicated = [i for i in both if not incomparable[i] and not _is_replicated(i, base[i], new[i])]
-    judged = [i for i in both if not incomparable[i] and i not in unreplicated]
+    base, new = ({i: screening.usable(i, evidence) for i, evidence in side.items()} for side in (base, new))
+    in_base, in_new = ([i for i, evidence in side.items() if not evidence.is_older] for side in (base, new))
+    both = [i for i in in_base if i in set(in_new)]
+    if is_paired:
+        base, new = screening.partners(base, new, both), screening.partners(new, base, both)
+    incomparable = {i: facts for i in both if must_be_one_machine and (facts := _other_machine(base[i], new[i]))}
+    comparable = [i for i in both if i not in incomparable]
+    unjudged = [i for i in comparable if not (base[i].processes and new[i].processes)]
+    unreplicated = [i for i in comparable if i not in unjudged and not _is_replicated(i, base[i], new[i])]
+    judged = [i for i in comparable if i not in unjudged and i not in unreplicated]
     stack = {i: _differing(base[i], new[i]) for i in judged}
     unknown = [_unknown(base[i], new[i]) for i in judged if must_be_one_machine]
     bits = [_compare_bits(i, base[i], new[i]) for i in judged if not i.metric.is_statistical]
@@ -165,35 +78,75 @@ def judge(
         _effect(i, base[i], new[i], is_paired=is_paired, has_control=has_control and not stack[i]) for i in family
     ]
     bounds = [_bound(i, base[i], new[i], margins, is_paired=is_paired) for i in family]
-    p_values = stats.holm([e.p_beyond(bound.ratio) for e, bound in zip(effects, bounds, strict=True)])
+    cautions = [_early_widening(effect) if is_early and is_paired else 1.0 for effect in effects]
+    cautious = [effect.widened(factor) for effect, factor in zip(effects, cautions, strict=True)]
+    p_values = stats.holm([e.p_beyond(bound.ratio) for e, bound in zip(cautious, bounds, strict=True)])
     comparisons = []
-    for benchmark, effect, bound, p_value in zip(family, effects, bounds, p_values, strict=True):
-        interval = effect.interval(1 - alpha)
+    for number, benchmark in enumerate(family):
+        effect, bound, p_value = effects[number], bounds[number], p_values[number]
+        interval = cautious[number].interval(1 - alpha)
         verdict = _verdict(benchmark.metric, effect, interval, bound, is_significant=p_value <= alpha)
-        comparisons.append(
-            _comparison(
-                benchmark,
-                base[benchmark],
-                new[benchmark],
-                interval=interval,
-                bound=bound,
-                p_value=p_value,
-                detectable_ratio=effect.detectable(bound.ratio, alpha / len(family)),
-                verdict=verdict,
-                is_paired=is_paired,
-            )
+        comparison = _comparison(
+            benchmark,
+            base[benchmark],
+            new[benchmark],
+            interval=effect.interval(1 - alpha),
+            bound=bound,
+            p_value=p_value,
+            detectable_ratio=effect.detectable(bound.ratio, alpha / len(family)),
+            verdict=verdict,
+            is_paired=is_paired,
         )
-    changed, missing, added = _unmatched([i for i in base if i not in new], [i for i in new if i not in base])
+        comparison = replace(
+            comparison,
+            pair_correlation=effect.correlation.estimate if is_paired and effect.correlation else None,
+            widening=_widening(effect) if is_paired else 1.0,
+            early_widening=cautions[number],
+            must_find_ratio=margins.must_find_ratio,
+        )
+        if comparison.is_blind:
+            comparison = replace(comparison, num_needed=_num_needed(comparison, effect, alpha / len(family)))
+        comparisons.append(comparison)
+    changed, missing, added = _unmatched([i for i in in_base if i not in both], [i for i in in_new if i not in both])
+    older = [i for i in dict.fromkeys([*base, *new]) if i not in in_base and i not in in_new]
     return Judgement(
         comparisons=tuple(comparisons + bits),
         new=added,
         missing=missing,
         changed=changed,
-        incomparable=tuple(f"{i}: {fields}" for i, fields in incomparable.items() if fields),
-        different=tuple(dict.fromkeys(fields for fields in stack.values() if fields)),
+        incomparable=tuple(f"{i}: {facts}" for i, facts in incomparable.items()),
         unknown_machine=tuple(dict.fromkeys(name for names in unknown for name in names)),
         unreplicated=tuple(map(str, unreplicated)),
+        unjudged=tuple(screening.reason(i, base[i], new[i]) for i in unjudged),
+        older=tuple(map(str, older)),
+        omitted=tuple(
+            Omission(benchmark=str(i), side=name, reason=reason)
+            for name, side in (("BASE", base), ("NEW", new))
+            for i, evidence in side.items()
+            if i not in unjudged
+            for reason in evidence.omissions
+        ),
+        different=tuple(dict.fromkeys(fields for fields in stack.values() if fields)),
     )
+
+
+def _widening(effect: stats.Effect) -> float:
+    """Return the factor by which the pairs' own correlation widens the interval."""
+    correlation = effect.correlation
+    return correlation.widening if correlation and correlation.is_significant else 1.0
+
+
+def _early_widening(effect: stats.Effect) -> float:
+    """Return the factor for a correlation that the pairs so far do not exclude, beyond `_widening`."""
+    # Fewer than four pairs exclude nothing.
+    return effect.correlation.widening / _widening(effect) if effect.correlation else math.inf
+
+
+def _num_needed(comparison: Comparison, effect: stats.Effect, alpha: float) -> int | None:
+    """Estimate the number of pairs, or of processes on each side, that finds the change that must be found."""
+    assert comparison.must_find_ratio is not None, "a comparison is blind to a change that was asked for"
+    replicates = round(2 / (1 / comparison.num_base + 1 / comparison.num_new))
+    return effect.replicates_for(comparison.must_find_ratio, replicates, comparison.margin_ratio, alpha)
 
 
 def _comparison(
@@ -282,7 +235,8 @@ def _effect(benchmark: Benchmark, base: Evidence, new: Evidence, *, is_paired: b
         usable = [shift for shift in shifts if shift is not None]
         # With fewer than four pairs, the slope of the control costs more than it explains.
         is_used = has_control and len(usable) == len(pairs) >= 4
-        return stats.paired_effect(differences, usable if is_used else None)
+        effect = stats.paired_effect(differences, usable if is_used else None)
+        return effect.widened(_widening(effect)) if is_paired else effect
     ones, others = list(base.processes.values()), list(new.processes.values())
     values = [[math.log(process.value) for process in side] for side in (ones, others)]
     return stats.unpaired_effect(*values)
@@ -378,11 +332,28 @@ def judge_plan(results: Results, plan: Plan, margins: Margins) -> Judgement:
     Both sides ran on one machine. A difference in their environments is the subject of the comparison, so that no
     field must agree.
     """
-    return judge(
-        *sides(results, plan),
+    base, new = sides(results, plan)
+    num_pairs = max((len(base[i].processes.keys() & new[i].processes.keys()) for i in base if i in new), default=0)
+    judgement = judge(
+        base,
+        new,
         margins,
         is_paired=plan.interleaved,
+        is_early=num_pairs < plan.pairs,
         has_control=not any(label.startswith(_TOUCHES_CONTROL) for label in (*plan.a, *plan.b)),
         must_be_one_machine=False,
         alpha=ALPHA / len(looks(plan.pairs)) if plan.interleaved else ALPHA,
+    )
+    measured = {benchmark.name.split(" ", 1)[0].rpartition("/")[2] for benchmark in (*base, *new)}
+    reasons = {skip.operation: skip.reason for skip in results.skips if results.sessions[skip.session].run == plan.id}
+    absent = [
+        Omission(benchmark=f"ab/{name}", side="", reason=reasons.get(name, "planned, but not measured"))
+        for name in plan.operations
+        if name not in measured
+    ]
+    ending = results.endings.get(plan.id)
+    return replace(
+        judgement,
+        unjudged=(*judgement.unjudged, *absent),
+        stopped="" if num_pairs >= plan.pairs else ending.reason if ending else "not finished",
     )

@@ -56,8 +56,8 @@ def same_design(results: Results, plan: Plan) -> Plan | None:
     def design(plan: Plan) -> tuple[object, ...]:
         return plan.a, plan.b, plan.operations, plan.config, plan.pairs, plan.rounds, plan.interleaved
 
-    plans = [p for p in results.plans.values() if design(p) == design(plan)]
-    return max(plans, key=lambda plan: plan.started_at, default=None)
+    plans = [p for p in results.in_order(Plan) if design(p) == design(plan)]
+    return plans[-1] if plans else None
 
 
 def finished(results: Results, plan: Plan) -> dict[int, Session]:

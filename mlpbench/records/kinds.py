@@ -356,3 +356,13 @@ class Noise(Record):
     """95 % of the comparisons had a ratio within this factor of 1; it is at least 1."""
     false_alarms: Count
     """Comparisons whose verdict was slower or faster."""
+
+
+@record("acceptance")
+class Acceptance(Record):
+    """Tell that these results were accepted as a baseline by force, though hardly a verdict can follow from them."""
+
+    session: Id
+    """The newest session of the results."""
+    reasons: tuple[str, ...]
+    """The reasons for which they would have been refused."""

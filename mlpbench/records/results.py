@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from datetime import UTC, datetime
+from typing import TypeVar, cast
 
 from mlpbench.config import RunConfig
 from mlpbench.records.codec import DamageError
@@ -25,6 +26,8 @@ from mlpbench.records.kinds import (
     TrainResult,
 )
 
+S = TypeVar("S", Session, Plan)
+
 
 @dataclass(slots=True)
 class Results:
@@ -42,8 +45,20 @@ class Results:
         init=False, default_factory=lambda: {kind: {} for kind in KINDS.values() if kind.key is not None}
     )
 
+    _num_files: int = field(init=False, default=0, compare=False)
+    _times: dict[tuple[type[Record], str], tuple[float, int, int]] = field(
+        init=False, default_factory=dict, compare=False
+    )
+    """The place in time of every session and plan, by kind and id."""
+    _latest_s: dict[type[Record], float] = field(init=False, default_factory=dict, compare=False)
+    """The latest time of a session or plan of the file that is read."""
     _rounds: set[tuple[str, int]] = field(init=False, default_factory=set)
     """The measurement and the round of every block."""
+
+    def begin_file(self) -> None:
+        """Note that the records that follow come from one file, in the order in which they were appended."""
+        self._num_files += 1
+        self._latest_s = {}
 
     def add(self, record: Record) -> None:
         """Add one record.
@@ -66,8 +81,36 @@ class Results:
             key = getattr(record, kind.key)
             if self._dicts[kind].setdefault(key, record) is not record:
                 raise DamageError(f"another {kind.kind} has its {kind.key} {key!r}")
+            if isinstance(record, Session | Plan):
+                self._times.setdefault((kind, key), self._place_in_time(record))
         else:
             self._lists[kind].append(record)
+
+    def _place_in_time(self, record: Session | Plan) -> tuple[float, int, int]:
+        """Return the seconds since 1970, the number of the file, and the position.
+
+        A file only grows, so what was appended later is later, even if the clock was set back in between.
+        """
+        try:
+            instant = datetime.fromisoformat(record.started_at)
+        except ValueError:
+            raise DamageError(f"its started_at {record.started_at!r:.40} is not a time") from None
+        instant_s = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+        if self._num_files:
+            instant_s = self._latest_s[type(record)] = max(instant_s, self._latest_s.get(type(record), instant_s))
+        return instant_s, self._num_files, len(self._times)
+
+    def time_of(self, session: str) -> tuple[float, int, int]:
+        """Return the sort key of a session: it is larger for a session that started later.
+
+        Within a file the order of appending counts, because a clock can be set back. Between files the instants count,
+        whatever their time zones, and then the order of reading.
+        """
+        return self._times[Session, session]
+
+    def in_order(self, kind: type[S]) -> list[S]:
+        """Return the sessions or the plans, the one that started last at the end; see `time_of`."""
+        return sorted(self.by_key(kind).values(), key=lambda record: self._times[kind, record.id])
 
     def of(self, kind: type[R]) -> list[R]:
         """Return the records of a kind, in the order of reading."""
@@ -78,9 +121,14 @@ class Results:
         return cast("dict[str, R]", self._dicts[kind])
 
     def records(self) -> Iterator[Record]:
-        """Yield every record, each after the one that it points to."""
+        """Yield every record, each after the one that it points to; sessions and plans in the order of time."""
         for kind in KINDS.values():
-            yield from self.of(kind)
+            if kind is Session:
+                yield from self.in_order(Session)
+            elif kind is Plan:
+                yield from self.in_order(Plan)
+            else:
+                yield from self.of(kind)
 
     def whole(self) -> dict[str, list[Block]]:
         """Return the blocks of every complete measurement, by the id of the measurement."""
@@ -106,8 +154,8 @@ class Results:
 
     @property
     def newest_session(self) -> Session:
-        """Return the session that started last; `store.load` ensures that there is one."""
-        return max(self.sessions.values(), key=lambda session: session.started_at)
+        """Return the session that started last, as `time_of` has it; `store.load` ensures that there is one."""
+        return max(self.sessions.values(), key=lambda session: self.time_of(session.id))
 
     @property
     def sessions(self) -> dict[str, Session]:

@@ -48,7 +48,7 @@ def epochs(results: Results) -> pd.DataFrame:
     elapsed_s (of training alone, up to the end of this epoch).
     """
     newest: dict[object, TrainResult] = {}
-    for result in sorted(results.train_results, key=lambda r: results.sessions[r.session].started_at):
+    for result in sorted(results.train_results, key=lambda r: results.time_of(r.session)):
         newest[results.sessions[result.session].environment.machine, result.config] = result
     names = _labels([result.config for result in newest.values()])
     rows = []

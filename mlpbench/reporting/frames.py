@@ -114,7 +114,7 @@ def _newest(results: Results) -> dict[str, tuple[Measurement, str]]:
     counts = Counter(block.measurement for block in results.blocks)
     measured = [m for m in results.measurements.values() if counts[m.id] and not results.sessions[m.session].side]
     # Later ones replace earlier ones below, so complete ones come last, and among them the newest.
-    measured.sort(key=lambda m: (counts[m.id] >= m.rounds, results.sessions[m.session].started_at))
+    measured.sort(key=lambda m: (counts[m.id] >= m.rounds, results.time_of(m.session)))
     groups: dict[str, list[Measurement]] = {}
     for m in measured:
         groups.setdefault(m.group, []).append(m)
@@ -200,7 +200,7 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
 def reruns(results: Results) -> pd.DataFrame:
     """Return a row per rerun, the newest of each machine, kind and config."""
     newest = {}
-    for rerun in sorted(results.checks, key=lambda c: results.sessions[c.session].started_at):
+    for rerun in sorted(results.checks, key=lambda c: results.time_of(c.session)):
         machine = results.sessions[rerun.session].environment.machine
         newest[machine, rerun.name, rerun.config] = {
             "machine": machine,
@@ -220,7 +220,7 @@ def reruns(results: Results) -> pd.DataFrame:
 def memories(results: Results) -> pd.DataFrame:
     """Return a row per operation and config: its peak memory, from the newest session that measured it."""
     newest = {}
-    for memory in sorted(results.memories, key=lambda m: results.sessions[m.session].started_at):
+    for memory in sorted(results.memories, key=lambda m: results.time_of(m.session)):
         machine = results.sessions[memory.session].environment.machine
         newest[machine, memory.operation, memory.config] = {
             "machine": machine,
@@ -238,7 +238,7 @@ def skips(results: Results) -> pd.DataFrame:
     """Return a row per reason for skipping, of the newest session that skipped anything."""
     if not results.skips:
         return pd.DataFrame()
-    last = max(results.skips, key=lambda s: results.sessions[s.session].started_at).session
+    last = max(results.skips, key=lambda s: results.time_of(s.session)).session
     reasons: dict[str, list[str]] = {}
     for skip in results.skips:
         if skip.session == last:
@@ -252,7 +252,7 @@ def skips(results: Results) -> pd.DataFrame:
 def sessions(results: Results) -> pd.DataFrame:
     """Return a row per run and environment, the newest first: command, time, processes, machine and source."""
     runs: dict[object, list[Session]] = {}
-    for session in sorted(results.sessions.values(), key=lambda session: session.started_at):
+    for session in results.in_order(Session):
         facts = frozenset(session.environment.measuring_facts().items())
         runs.setdefault((session.run, facts), []).append(session)
     return pd.DataFrame(

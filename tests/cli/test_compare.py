@@ -1,6 +1,7 @@
 """Run `mlpbench compare` as people do: a gate that cannot pass without a measurement."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,66 @@ def test_every_output_format_has_the_verdict(gate):
     assert json.loads(Path("v.json").read_text())["comparisons"][0]["verdict"] == "slower"
 
 
+# --- what must be found -----------------------------------------------------------------------------------------------
+
+NOISY = [[1.0], [1.3], [0.9], [1.1], [1.25]]
+
+
+def test_gate_that_could_have_missed_a_change_ends_with_3_and_says_how_much_to_measure(gate):
+    base, new = write(Path("a.jsonl"), replicated(NOISY)), write(Path("b.jsonl"), replicated(NOISY, run="n"))
+    assert gate(base, new)[0] == 0
+    code, printed = gate(base, new, "--must-find", "5%", "--json", "v.json")
+    assert code == 3
+    assert "Could have missed +5.0 %" in " ".join(printed.split())
+    (comparison,) = json.loads(Path("v.json").read_text())["comparisons"]
+    assert comparison["must_find_ratio"] == 1.05
+    assert comparison["num_needed"] > 5
+    assert gate(base, new, "--must-find", "900%")[0] == 0
+
+
+def test_change_that_must_be_found_stands_in_pyproject_unless_an_option_gives_another(gate):
+    base, new = write(Path("a.jsonl"), replicated(NOISY)), write(Path("b.jsonl"), replicated(NOISY, run="n"))
+    Path("pyproject.toml").write_text('[tool.mlpbench]\nmust-find = "5%"\n')
+    assert gate(base, new)[0] == 3
+    assert gate(base, new, "--must-find", "900%")[0] == 0
+    Path("pyproject.toml").write_text('[tool.mlpbench]\nmust-find = "much"\n')
+    code, printed = gate(base, new)
+    assert code == 2
+    assert "tool.mlpbench.must-find" in printed
+
+
+def test_benchmark_of_an_older_commit_is_named_and_does_not_fail(gate):
+    old = replicated(STEADY, run="o", suite="old", environment=changed(ENVIRONMENT, commit="0ld"),
+                     started_at="2025-01-01T00:00:00+00:00")  # fmt: skip
+    base = write(Path("a.jsonl"), old, replicated(STEADY))
+    code, printed = gate(base, write(Path("b.jsonl"), replicated(STEADY, run="n")), "--json", "v.json")
+    assert code == 0
+    assert "1 of another source" in printed
+    assert json.loads(Path("v.json").read_text())["older"] == ["old/train_step"]
+
+
+def test_measurement_that_was_cut_short_does_not_pass_and_is_named(gate):
+    base = write(Path("a.jsonl"), replicated(STEADY))
+    new = write(Path("b.jsonl"), replicated(STEADY, run="n", rounds=9))
+    code, printed = gate(base, new, "--json", "v.json")
+    assert code == 4
+    assert "1 not judged" in printed
+    assert json.loads(Path("v.json").read_text())["unjudged"] == [
+        {"benchmark": "operations/train_step", "side": "NEW", "reason": "processes that were cut short: 5"}
+    ]
+    assert gate(base, new, "--allow-missing")[0] == 4  # nothing was compared
+
+
+def test_clock_that_was_set_back_does_not_make_the_older_run_the_newest(gate):
+    base = write(Path("a.jsonl"), replicated(STEADY))
+    new = write(
+        Path("b.jsonl"),
+        replicated(STEADY, run="old", environment=changed(ENVIRONMENT, commit="0ld")),
+        replicated(scaled(2), run="new", started_at="2025-12-31T00:00:00+00:00"),
+    )
+    assert gate(base, new)[0] == 1
+
+
 # --- a file of ab -----------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +269,17 @@ def test_file_of_ab_is_judged_again(gate):
     assert "not finished" in printed
 
 
+@pytest.mark.parametrize("margin", [math.nan, 0.0, 1e308])
+def test_plan_with_an_impossible_margin_never_gives_a_verdict(gate, margin):
+    path = write(
+        Path("ab.jsonl"),
+        replicated([[1.0, 1.01]] * 4, side="a"),
+        plan(pairs=4, margin_ratio=margin),
+        replicated([[2.0, 2.01]] * 4, side="b"),
+    )
+    assert gate(path)[0] == 2
+
+
 # --- files of pytest-benchmark ----------------------------------------------------------------------------------------
 
 
@@ -237,3 +309,38 @@ def test_single_file_of_pytest_benchmark_is_one_process(gate):
     code, printed = gate(f"{base}/0000.json", f"{new}/0000.json")
     assert code == 4
     assert "fewer than 2 processes per side" in printed
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf, None, "1.0"])
+def test_benchmark_without_usable_times_on_both_sides_does_not_pass(gate, wrong):
+    for folder, factor in (("base", 1.0), ("new", 1.001)):
+        pytest_benchmark(Path(folder), [factor, 1.01 * factor, 0.99 * factor])
+        for number, path in enumerate(sorted(Path(folder).iterdir())):
+            content = json.loads(path.read_text())
+            bad = {"name": "bad", "fullname": "tests/test_x.py::bad", "stats": {"median": wrong, "rounds": number}}
+            content["benchmarks"].append(bad)
+            path.write_text(json.dumps(content))
+    code, printed = gate("base", "new", "--json", "v.json")
+    assert code == 4
+    assert "1 not judged" in printed
+    (omission,) = json.loads(Path("v.json").read_text())["unjudged"]
+    assert omission["benchmark"] == "tests/test_x.py::bad"
+    assert "its median is" in omission["reason"]
+    assert gate("base", "new", "--allow-missing")[0] == 0
+
+
+def test_unusable_process_is_left_out_and_said_and_the_others_are_judged(gate):
+    base = pytest_benchmark(Path("base"), [1.0, 1.01, 0.99])
+    new = pytest_benchmark(Path("new"), [1.2, 1.21, 0.0])
+    code, printed = gate(base, new, "--json", "v.json")
+    assert code == 1
+    content = json.loads(Path("v.json").read_text())
+    assert [(c["num_base"], c["num_new"]) for c in content["comparisons"]] == [(3, 2)]
+    assert content["omitted"] == [
+        {
+            "benchmark": "tests/test_x.py::test_x",
+            "side": "NEW",
+            "reason": "3 of 3 times left out; the first is 0 s, not above 0 (0002.json)",
+        }
+    ]
+    assert "Left out in NEW" in printed

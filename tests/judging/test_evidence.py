@@ -91,15 +91,26 @@ def test_measurement_that_was_cut_short_does_not_count():
     cut = replicated([[9.0], [9.0]], run="cut", rounds=3)
     (evidence,) = collect(results(replicated(STEADY), cut)).values()
     assert len(evidence.processes) == 5
+    assert evidence.omissions == ("processes that were cut short: 2",)
 
 
-def test_benchmark_of_an_older_commit_only_is_missing():
+def test_benchmark_that_was_only_cut_short_has_no_process_and_is_no_older_one():
+    (evidence,) = collect(results(replicated([[9.0], [9.0]], run="cut", rounds=3))).values()
+    assert (evidence.processes, evidence.is_older) == ({}, False)
+    assert evidence.omissions == ("processes that were cut short: 2",)
+
+
+def test_benchmark_of_an_older_commit_only_is_named_as_such():
     old = [
         replicated(STEADY, run="o", environment=changed(ENVIRONMENT, commit="0ld")),
         replicated(STEADY, run="p", operation="epoch", environment=changed(ENVIRONMENT, commit="0ld")),
     ]
     new = collect(results(*old, replicated(STEADY, run="n", started_at="2026-02-01T00:00:00+00:00")))
-    assert set(new) == {("seconds", "operations/train_step")}
+    assert {name: (len(e.processes), e.is_older) for (_, name), e in new.items()} == {
+        "operations/train_step": (5, False),
+        "operations/epoch": (0, True),
+    }
+    assert {e.omissions for e in new.values()} == {()}
 
 
 def test_only_the_last_run_of_uncommitted_source_counts():
@@ -110,18 +121,24 @@ def test_only_the_last_run_of_uncommitted_source_counts():
     assert sorted(evidence.processes) == ["p0", "p1", "p2", "p3", "p4"]
 
 
-def test_accuracy_of_zero_has_a_verdict_and_one_of_nan_is_missing():
+def test_run_that_diverged_is_a_worse_run_and_not_an_absent_one():
     def trained(*accuracies):
         return collect(results(session(), *(strategies.trained((a,), seed=s) for s, a in enumerate(accuracies))))
 
     assert verdict(trained(0.9, 0.91, 0.9), trained(0.0, 0.0, 0.0)) == "worse"
-    assert judge(trained(0.9, 0.91), trained(math.nan, math.nan), Margins()).missing != ()
+    judgement = judge(trained(0.9, 0.91, 0.9), trained(math.nan, math.nan, math.nan), Margins())
+    assert [c.verdict for c in judgement.comparisons] == ["worse"]
+    assert [(o.side, o.reason) for o in judgement.omitted] == [
+        ("NEW", "runs that diverged, whose accuracy counts as 0: 3")
+    ]
+    assert verdict(trained(0.9, 0.91, 0.9, 0.9), trained(0.9, 0.91, 0.9, math.inf)) != "same"
 
 
 def test_another_environment_than_the_newest_does_not_count_and_is_said():
     later = session("later", started_at="2027-01-01T00:00:00+00:00", environment=OTHER_ENVIRONMENT)
     records = results(replicated(STEADY), later)
-    assert collect(records) == {}
+    (evidence,) = collect(records).values()
+    assert (evidence.processes, evidence.is_older) == ({}, True)
     assert left_out(records) == "5 of 6 processes, which differ from the newest in: cpu_model, gpu_model, cuda"
 
 
@@ -178,6 +195,13 @@ def test_older_run_of_unknown_source_is_left_out_and_said():
     assert left_out(records) == "5 of 10 processes, which differ from the newest in: run of unknown source"
 
 
+def test_run_of_a_seed_that_ran_before_takes_its_place_and_is_counted():
+    runs = [strategies.trained((accuracy,), seed=3) for accuracy in (0.5, 0.9)]
+    (evidence,) = collect(results(session(), runs)).values()
+    assert {key: p.value for key, p in evidence.processes.items()} == {"seed 3": 0.9}
+    assert evidence.omissions == ("measurements that the same process or seed has repeated: 1",)
+
+
 def test_no_records_give_no_evidence():
     assert collect(results()) == {}
 
@@ -196,6 +220,18 @@ def test_sides_have_the_pairs_under_equal_keys():
         {"operations/train_step": {"0": 0.003, "1": 0.004}},
     ]
     assert collect(records) == {}
+
+
+def test_pair_without_one_of_its_processes_is_left_out_with_a_remark():
+    records = results(plan(pairs=4), replicated([[1.0]] * 4, side="a"), replicated([[1.0]] * 3, side="b"))
+    cut = [session("cut", run="r", process=7, side="b"), measurement("cut", session="cut", rounds=2)]
+    records = results(list(records.records()), cut)
+    judgement = judge(*sides(records, records.plans["r"]), Margins(), is_paired=True)
+    assert [(c.num_base, c.num_new) for c in judgement.comparisons] == [(3, 3)]
+    assert [(o.side, o.reason) for o in judgement.omitted] == [
+        ("BASE", "processes without a partner on the other side: 1"),
+        ("NEW", "processes that were cut short: 1"),
+    ]
 
 
 def test_side_whose_environment_changed_is_refused():

@@ -117,17 +117,52 @@ WRONG_TIMES = [math.nan, math.inf, -math.inf, -1.0, 0.0, 0, 1e-300, 1e300, 10**4
 
 @pytest.mark.parametrize("wrong", WRONG_TIMES, ids=lambda value: repr(value)[:8])
 @pytest.mark.parametrize("has_data", [True, False])
-def test_benchmark_with_an_impossible_time_is_left_out(tmp_path, wrong, has_data):
+def test_benchmark_with_impossible_times_stays_without_a_process_and_with_the_reason(tmp_path, wrong, has_data):
     stats = {"median": 1.0, "data": [1.0, wrong]} if has_data else {"median": wrong, "rounds": 5}
-    usable = load(tmp_path, document(entry("good"), entry("bad", stats=stats)))
-    assert list(usable) == [("seconds", "good")]
-    assert "no benchmark with usable times" in refused(written(tmp_path, document(entry("bad", stats=stats))))
+    by_name = {name: e for (_, name), e in load(tmp_path, document(entry("good"), entry("bad", stats=stats))).items()}
+    assert list(by_name["good"].processes) == ["0"]
+    assert by_name["good"].omissions == ()
+    assert by_name["bad"].processes == {}
+    (remark,) = by_name["bad"].omissions
+    assert re.search(r"(1 of 2 times left out; the first|its median) is (missing|not|-?\d).* \(0\.json\)", remark)
 
 
-@pytest.mark.parametrize("stats", [None, {}, {"data": "text"}, {"data": {"0": 1.0}, "median": 1.0}], ids=repr)
-def test_benchmark_without_times_is_left_out(tmp_path, stats):
-    usable = load(tmp_path, document(entry("good"), entry("bad", stats=stats)))
-    assert list(usable) == [("seconds", "good")]
+@pytest.mark.parametrize("wrong", WRONG_TIMES, ids=lambda value: repr(value)[:8])
+def test_one_impossible_time_of_several_is_left_out_and_said(tmp_path, wrong):
+    evidence = load(tmp_path, document(entry(stats={"median": 2.0, "data": [1.0, wrong, 2.0, 4.0]})))[IDENTITY]
+    assert evidence.processes["0"].rounds == {0: 1.0, 2: 2.0, 3: 4.0}
+    assert evidence.processes["0"].value == 2.0
+    (remark,) = evidence.omissions
+    assert remark.startswith("1 of 4 times left out; the first is ")
+
+
+@pytest.mark.parametrize(
+    ("stats", "reason"),
+    [
+        (None, "no statistics"),
+        ([1.0], "its statistics are not an object"),
+        ("text", "its statistics are not an object"),
+        ({}, "its median is missing"),
+        ({"data": "text"}, "its data are not a list of times"),
+        ({"data": {}, "median": "1"}, "its median is not a number"),
+    ],
+    ids=repr,
+)
+def test_benchmark_without_times_stays_with_the_reason(tmp_path, stats, reason):
+    by_name = {name: e for (_, name), e in load(tmp_path, document(entry("good"), entry("bad", stats=stats))).items()}
+    assert (by_name["bad"].processes, by_name["bad"].omissions) == ({}, (f"{reason} (0.json)",))
+
+
+def test_median_counts_if_the_data_are_no_list(tmp_path):
+    evidence = load(tmp_path, document(entry(stats={"data": {"0": 1.0}, "median": 3.0})))[IDENTITY]
+    assert evidence.processes["0"].value == 3.0
+    assert evidence.omissions == ("its data are not a list of times; its median counts (0.json)",)
+
+
+def test_same_reason_in_many_files_is_said_once_with_some_of_them(tmp_path):
+    bad = [document(entry(stats={"median": 0, "rounds": number})) for number in range(1, 6)]
+    (remark,) = load(tmp_path, *bad)[IDENTITY].omissions
+    assert remark == "its median is 0 s, not above 0 (0.json, 1.json, 2.json and 2 more)"
 
 
 def test_names_keep_all_characters_that_can_be_printed(tmp_path):
@@ -209,12 +244,11 @@ def test_missing_field_does_not_differ(tmp_path):
         pytest.param({"kind": "session", "schema": 2}, "no list of benchmarks", id="own-record"),
         pytest.param(document(benchmarks={}), "no list of benchmarks", id="benchmarks-object"),
         pytest.param(document(benchmarks=None), "no list of benchmarks", id="benchmarks-null"),
-        pytest.param(document(benchmarks=[]), "no benchmark with usable times", id="no-benchmark"),
+        pytest.param(document(benchmarks=[]), "has no benchmark", id="no-benchmark"),
         pytest.param(document(entry(), [entry()]), "benchmark 2 is not an object", id="benchmark-list"),
         pytest.param(document(entry(fullname=None)), "benchmark 1 has no fullname", id="no-fullname"),
         pytest.param(document(entry(fullname="")), "benchmark 1 has no fullname", id="empty-fullname"),
         pytest.param(document(entry(fullname=["x"])), "benchmark 1: fullname is not a text", id="fullname-list"),
-        pytest.param(document(entry(stats=[1.0])), "benchmark 1: stats is not an object", id="stats-list"),
         pytest.param(
             document(entry(), entry("b"), entry()), f"same fullname as another benchmark, {NAME}", id="duplicate"
         ),
@@ -253,7 +287,9 @@ def test_damaged_file_is_read_or_refused(folder, real, data):
     by_name, line = loaded_or_line(path)
     assert bool(by_name) == (line is None)
     assert line is None or line.isprintable()
-    assert all(math.isfinite(math.log(evidence.processes["0"].value)) for evidence in by_name.values())
+    values = [process.value for evidence in by_name.values() for process in evidence.processes.values()]
+    assert all(math.isfinite(math.log(value)) for value in values)
+    assert all(evidence.processes or evidence.omissions for evidence in by_name.values())
 
 
 _json = st.recursive(
@@ -274,7 +310,8 @@ def test_any_value_in_any_place_is_read_or_refused(folder, data):
     assert bool(by_name) == (line is None)
     assert line is None or line.isprintable()
     assert all(value for evidence in by_name.values() for value in evidence.environment.values())
-    assert all(evidence.processes["0"].num_blocks >= 1 for evidence in by_name.values())
+    assert all(p.num_blocks >= 1 for evidence in by_name.values() for p in evidence.processes.values())
+    assert all(evidence.processes or evidence.omissions for evidence in by_name.values())
 
 
 def test_two_sets_of_files_get_a_verdict(tmp_path):

@@ -1,7 +1,7 @@
 """Hold one record of each kind, and functions that compare written records with loaded ones."""
 
 from mlpbench.records.codec import encode, seal
-from mlpbench.records.kinds import KINDS, Conditions, Ending, Peak, Record
+from mlpbench.records.kinds import KINDS, Acceptance, Conditions, Ending, Peak, Record
 from mlpbench.records.results import Results
 from tests import strategies
 
@@ -30,6 +30,7 @@ HISTORY = [
     strategies.memory(2**40),
     strategies.noise(1.25),
     strategies.epoch(1),
+    Acceptance(session="s", reasons=("no benchmark ran in two processes",)),
     strategies.session("t", environment=strategies.OTHER_ENVIRONMENT),
 ]
 

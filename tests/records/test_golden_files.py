@@ -12,6 +12,7 @@ from mlpbench.records.environment import NONE, Environment, Hardware, Stack
 from mlpbench.records.flat_environment import FlatEnvironment, from_flat
 from mlpbench.records.kinds import (
     KINDS,
+    Acceptance,
     Block,
     Check,
     Conditions,
@@ -285,7 +286,8 @@ EPOCH_3 = EpochResult(
     evaluate_s=0.1,
     digests=(("parameters", "sha256-1:0b"), ("state", "sha256-1:0c")),
 )
-RECORDS_3 = [replace(RECORDS_2[0], environment=ENVIRONMENT_3), *RECORDS_2[1:], EPOCH_3]
+ACCEPTANCE_3 = Acceptance(session="5e5510e0", reasons=("80% of the blocks were disturbed",))
+RECORDS_3 = [replace(RECORDS_2[0], environment=ENVIRONMENT_3), *RECORDS_2[1:], EPOCH_3, ACCEPTANCE_3]
 
 
 @pytest.mark.parametrize(

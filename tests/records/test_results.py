@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mlpbench.records import store
-from mlpbench.records.kinds import KINDS, Block, Measurement, Session
+from mlpbench.records.kinds import KINDS, Acceptance, Block, Measurement, Session
 from mlpbench.records.results import Results
 from tests import strategies
 from tests.records.history import HISTORY, as_bytes, loaded_records
@@ -47,7 +47,7 @@ def test_properties_give_every_kind_its_name():
     dicts = (loaded.sessions, loaded.plans, loaded.measurements, loaded.endings, loaded.conditions)
     lists = (
         loaded.blocks, loaded.epochs, loaded.train_results, loaded.checks, loaded.skips, loaded.peaks, loaded.memories,
-        loaded.noises,
+        loaded.noises, loaded.of(Acceptance),
     )  # fmt: skip
     values = [*(record for each in dicts for record in each.values()), *(record for each in lists for record in each)]
     assert sorted(map(repr, values)) == sorted(map(repr, HISTORY))

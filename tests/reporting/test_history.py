@@ -110,9 +110,70 @@ def test_change_of_the_machine_is_not_a_change_of_the_benchmark():
     assert frame["level_s"][11] == pytest.approx(1.3e-3 * 1.2, rel=0.01)
 
 
-def test_control_on_another_stack_is_not_used():
-    frame = history.frame(results(drifting([ENVIRONMENT] * 6 + [OTHER_STACK] * 6)))
-    assert np.flatnonzero(frame["is_change"]).tolist() == [4, 8]
+@pytest.mark.parametrize("upgrade", [6, 10, 11])
+def test_control_is_used_within_each_stack(upgrade):
+    stacks = [ENVIRONMENT] * upgrade + [OTHER_STACK] * (12 - upgrade)
+    frame = history.frame(results(drifting(stacks)))
+    assert np.flatnonzero(frame["is_change"]).tolist() == [8]
+
+
+def test_two_modes_of_the_machine_and_another_stack_are_no_change():
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        modes = np.where(draw.random(20) < 0.5, 1.7, 1.0)
+        noise = np.exp(draw.normal(0, 0.01, 20))
+        upgrade = int(draw.integers(15, 20))
+        records = [
+            record
+            for day in range(20)
+            for record in at(
+                day,
+                [[modes[day] * noise[day]] * 3],
+                control_ms=[5 * modes[day]],
+                environment=OTHER_STACK if day >= upgrade else ENVIRONMENT,
+            )
+        ]
+        assert not history.frame(results(*records))["is_change"].any()
+
+
+@pytest.mark.parametrize(("control", "num_changes"), [(1.0, 1), (1.3, 0)])
+def test_change_by_another_stack_counts_unless_the_control_moves_too(control, num_changes):
+    records = [
+        record
+        for day in range(12)
+        for record in at(
+            day,
+            [[(1.3 if day >= 6 else 1.0) * (1 + 0.004 * (day % 3))] * 3],
+            control_ms=[5 * (control if day >= 6 else 1.0)],
+            environment=OTHER_STACK if day >= 6 else ENVIRONMENT,
+        )
+    ]
+    assert history.frame(results(*records))["is_change"].sum() == num_changes
+
+
+def test_stack_that_comes_back_has_its_old_level():
+    stacks = [OTHER_STACK if day in (4, 5, 9) else ENVIRONMENT for day in range(12)]
+    records = [
+        record
+        for day, stack in enumerate(stacks)
+        for record in at(
+            day,
+            [[(1.2 if stack is OTHER_STACK else 1.0) * (1 + 0.004 * (day % 3))] * 3],
+            control_ms=[5.0],
+            environment=stack,
+        )
+    ]
+    assert np.flatnonzero(history.frame(results(*records))["is_change"]).tolist() == [4, 6]
+
+
+def test_day_of_a_point_is_that_of_utc():
+    zones = ["2026-01-01T23:00:00-05:00", "2026-01-02T06:00:00+00:00", "2026-01-03T01:00:00+05:00"]
+    records = [
+        record for n, zone in enumerate(zones) for record in replicated([[1.0 + n] * 3], run=str(n), started_at=zone)
+    ]
+    frame = history.frame(results(records, at(0, [[9.0]], "first")))
+    assert frame["median_s"].tolist() == pytest.approx([0.009, 0.002])
+    assert frame["started_at"].str[:10].tolist() == ["2026-01-01", "2026-01-02"]
 
 
 @pytest.mark.parametrize("records", [[], [session()], at(0, [[1.0], [2.0]]), at(0, [[1.0]]) + at(1, [[1.0]], side="b")])

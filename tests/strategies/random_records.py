@@ -13,6 +13,7 @@ from mlpbench.records.codec import encode
 from mlpbench.records.environment import Environment, Hardware, Stack
 from mlpbench.records.kinds import (
     CURVES,
+    Acceptance,
     Block,
     Check,
     Conditions,
@@ -145,7 +146,10 @@ conditions = built(Conditions)
 peaks = built(Peak)
 memories = built(Memory, config=_CONFIG)
 noises = built(Noise, config=_CONFIG)
-of_a_session = st.one_of(measurements, epochs, train_results, checks, skips, conditions, peaks, memories, noises)
+acceptances = built(Acceptance)
+of_a_session = st.one_of(
+    measurements, epochs, train_results, checks, skips, conditions, peaks, memories, noises, acceptances
+)
 records = st.one_of(sessions, timed_blocks, plans, endings, of_a_session)
 
 

@@ -108,7 +108,7 @@ def starts(results: Results, gains: pd.DataFrame) -> pd.DataFrame:
     newest: dict[tuple[str, RunConfig], float] = {}
     wall_s = {block.measurement: block.wall_ns / block.iterations / 1e9 for block in results.blocks}
     first_steps = [m for m in results.measurements.values() if m.operation == "first_step" and m.id in wall_s]
-    for m in sorted(first_steps, key=lambda m: results.sessions[m.session].started_at):
+    for m in sorted(first_steps, key=lambda m: results.time_of(m.session)):
         newest[results.sessions[m.session].environment.machine, m.config] = wall_s[m.id]
     epochs = {
         (row["machine"], replace(row["config"], engine=row["engine"])): row["median_s"]

@@ -5,9 +5,12 @@ A point is one commit and stack on one day. A change at a point says when the ti
 """
 
 import math
+from datetime import UTC, datetime
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlpbench.judging import evidence
 from mlpbench.judging.change_points import change_points
@@ -24,9 +27,11 @@ _TEXT = (
     "Each point is a commit on a day: the median over its processes, with their range, over the median of the first "
     "segment. A segment is a stretch without a change. A vertical line marks where a new segment begins: the time "
     "changed by at least 3 % for two points or more. The last point alone counts too, if its change is much larger "
-    "than the noise. If all points have a control workload on one stack (dashed), changes are those of the time over "
-    "the control: a move of both is a change of the machine. The table has the last change of each benchmark. If "
-    "several things changed between two points, the history cannot tell which of them is the cause."
+    "than the noise. Where points have a control workload (dashed), changes are those of the time over the control: a "
+    "move of both is a change of the machine. Another stack may change the control itself. So from one stack to "
+    "another, a change counts only as far as both the time and the time over the control show it. The table has the "
+    "last change of each benchmark. If several things changed between two points, the history cannot tell which of "
+    "them is the cause."
 )
 
 
@@ -38,21 +43,22 @@ def frame(results: Results) -> pd.DataFrame:
     is_change (a new segment begins), change (of that segment against the one before; otherwise NaN). A commit with
     changed source ends in -dirty.
 
-    A change of the machine is not a change of the benchmark. So if every point has a control and all have one stack,
-    segments and `change` are those of the time over the control. `level_s` is still a time: the median of the points.
+    A change of the machine is not a change of the benchmark. So segments and `change` are those of the time over the
+    control, where it ran; `_comparable` says how stacks are joined. `level_s` is still a time: the
+    median of the points.
     """
     sessions = [session for session in results.sessions.values() if not session.side]
     rows = [
         {
             "machine": session.environment.machine,
             "benchmark": benchmark,
-            "day": session.started_at[:10],
+            "day": _instant(results, session.id)[:10],
             "commit": session.environment.source,
             "torch": session.environment.stack.torch,
             "stack": str(session.environment.measuring_facts() | {"source": ""}),
             "source": session.environment.source_of(session.run),
             "session": session.id,
-            "started_at": session.started_at,
+            "started_at": _instant(results, session.id),
             "seconds": process.value,
             "control_s": math.nan if process.control_s is None else process.control_s,
         }
@@ -76,19 +82,62 @@ def frame(results: Results) -> pd.DataFrame:
     return pd.concat(series, ignore_index=True).drop(columns=["day", "stack", "source"]) if series else pd.DataFrame()
 
 
+def _instant(results: Results, session: str) -> str:
+    """Return the time of a session as UTC text, so that the order of texts is the order of `Results.time_of`."""
+    return datetime.fromtimestamp(results.time_of(session)[0], UTC).isoformat(timespec="seconds")
+
+
 def _with_segments(points: pd.DataFrame) -> pd.DataFrame:
     """Add level_s, is_change and change to the points of one benchmark on one machine."""
-    # With another stack, the control is another workload.
-    has_control = points["control_s"].notna().all() and len(set(points["stack"])) == 1
-    relative = points["median_s"] / points["control_s"] if has_control else points["median_s"]
-    is_change = pd.Series(np.isin(np.arange(len(points)), change_points(relative.tolist())), index=points.index)
+    comparable = pd.Series(np.exp(_comparable(points)), index=points.index)
+    is_change = pd.Series(np.isin(np.arange(len(points)), change_points(comparable.tolist())), index=points.index)
     segment = is_change.cumsum()
-    medians = relative.groupby(segment).transform("median")
+    medians = comparable.groupby(segment).transform("median")
     return points.assign(
         level_s=points["median_s"].groupby(segment).transform("median"),
         is_change=is_change,
         change=(medians / medians.shift() - 1).where(is_change),
     )
+
+
+def _comparable(points: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the logarithms of the times over the control, with each stack shifted to the level of the one before.
+
+    Within a stack the control tells the machine from the benchmark. Another stack may change the control itself, and
+    the machine may change at the same moment. So the step to a new stack is the smaller one of two: that of the time,
+    and that of the time over the control. It is 0 if they have opposite signs. A stack in which the control did not run
+    beside every point is taken by its times alone.
+    """
+    times: NDArray[np.float64] = np.log(points["median_s"].to_numpy(dtype=float))
+    over_control = times - np.log(points["control_s"].to_numpy(dtype=float))
+    stacks = points["stack"].tolist()
+    without = {stack for stack, value in zip(stacks, over_control, strict=True) if math.isnan(value)}
+    values: NDArray[np.float64] = np.where([stack in without for stack in stacks], times, over_control)
+    begins = [0, *(i for i in range(1, len(stacks)) if stacks[i] != stacks[i - 1]), len(stacks)]
+    # The last segment of the stretch of points before, by its indices.
+    before = np.arange(0)
+    seen: set[str] = set()
+    for begin, end in pairwise(begins):
+        stretch, stack = np.arange(begin, end), stacks[begin]
+        parts = np.split(stretch, change_points(np.exp(values[stretch]).tolist()))
+        if len(before) and stack not in seen:
+            step = _level(times, parts[0]) - _level(times, before)
+            if stack not in without and stacks[before[0]] not in without:
+                step = _smaller(step, _level(over_control, parts[0]) - _level(over_control, before))
+            same = [i for i in range(begin, len(stacks)) if stacks[i] == stack]
+            values[same] += _level(values, before) + step - _level(values, parts[0])
+        seen.add(stack)
+        before = parts[-1]
+    return values
+
+
+def _level(values: NDArray[np.float64], indices: NDArray[np.int64]) -> float:
+    return float(np.median(values[indices]))
+
+
+def _smaller(one: float, other: float) -> float:
+    """Return the step that is nearer to 0; 0 if the two have opposite signs."""
+    return min(one, other, key=abs) if one * other > 0 else 0.0
 
 
 def make(data: ReportData) -> Part:

@@ -1,11 +1,14 @@
 """Report judgements: their verdicts in a sentence, in tables and in figures."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 
+from mlpbench.errors import InputError
+from mlpbench.judging.judgement import Comparison, Judgement, Margins, Omission
 from mlpbench.judging.metrics import Metric, Verdict
-from mlpbench.judging.verdict import Comparison, Judgement, Margins, judge_plan
+from mlpbench.judging.verdict import judge_plan
 from mlpbench.records.kinds import Plan
 from mlpbench.reporting import figures, formatting
 from mlpbench.reporting.section import Part, ReportData, Section
@@ -22,6 +25,7 @@ _LISTS = {
     "new": "New: NEW has it, BASE does not",
     "changed": "Changed: the same name, but another workload",
     "incomparable": "Cannot compare: measured on different machines",
+    "older": "Not compared: only another source, machine or stack has measured it",
 }
 _UNKNOWN_MACHINE = "Not known to be one machine: these facts were not recorded on both sides"
 _UNREPLICATED = "No verdict: needs at least 2 processes per side; measure with --preset default (ab: more --pairs)"
@@ -69,6 +73,9 @@ def sentence(judgement: Judgement) -> str:
         "new": judgement.new,
         "changed": judgement.changed,
         "not comparable": judgement.incomparable,
+        "not judged": judgement.unjudged,
+        "of another source, machine or stack only": judgement.older,
+        "cannot find the change that must be found": [c for c in judgement.comparisons if c.is_blind],
         "without a verdict (fewer than 2 processes per side)": judgement.unreplicated,
     }
     return "; ".join([", ".join(parts), *(f"{len(names)} {word}" for word, names in lists.items() if names)])
@@ -113,8 +120,9 @@ def sections_of(
     remarks = _remarks(judgement)
     if remarks:
         text = (
-            "Benchmarks without a verdict, and other differences between the sides. The gate fails if a benchmark is "
-            "missing, changed, not comparable or measured in too few processes, unless --allow-missing is given."
+            "Benchmarks without a verdict, measurements that do not count, and other differences between the sides. "
+            "The gate fails if a benchmark is missing, changed, not comparable, not judged or measured in too few "
+            "processes, unless --allow-missing is given."
         )
         sections.append(Section(name=f"{name}-rest", title=f"Remarks: {sides}", text=text, frame=pd.DataFrame(remarks)))
     return sections
@@ -126,14 +134,64 @@ def _remarks(judgement: Judgement) -> list[dict[str, str]]:
         for field, text in _LISTS.items()
         for benchmark in getattr(judgement, field)
     ]
+    rows += [
+        {"what": f"Not judged{_of(omission)}: {omission.reason}", "benchmark": omission.benchmark}
+        for omission in judgement.unjudged
+    ]
     if judgement.unreplicated:
-        # The reason and the advice are the same for all, so they stand in one row.
-        names = f"{len(judgement.unreplicated)}: {', '.join(judgement.unreplicated)}"
-        rows.append({"what": _UNREPLICATED, "benchmark": names})
+        rows.append({"what": _UNREPLICATED, "benchmark": _counted(judgement.unreplicated)})
+    rows += [
+        {"what": text, "benchmark": c.benchmark}
+        for c in judgement.comparisons
+        for text in _limits(c, judgement.stopped)
+    ]
+    # One reason often holds for all benchmarks of a side, so they stand in one row.
+    by_reason: dict[str, list[str]] = {}
+    for omission in judgement.omitted:
+        by_reason.setdefault(f"Left out{_of(omission)}: {omission.reason}", []).append(omission.benchmark)
+    rows += [{"what": reason, "benchmark": _counted(names)} for reason, names in by_reason.items()]
+    rows += [{"what": "Left out", "benchmark": processes} for processes in judgement.left_out]
     if judgement.unknown_machine:
         rows.append({"what": _UNKNOWN_MACHINE, "benchmark": ", ".join(judgement.unknown_machine)})
-    rows += [{"what": "Left out", "benchmark": processes} for processes in judgement.left_out]
+    rows += [{"what": remark, "benchmark": ""} for remark in judgement.remarks]
     return rows + [{"what": "Different between the sides", "benchmark": fields} for fields in judgement.different]
+
+
+def _of(omission: Omission) -> str:
+    return f" in {omission.side}" if omission.side else ""
+
+
+def _counted(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)}: {', '.join(names)}"
+
+
+def _limits(c: Comparison, stopped: str) -> list[str]:
+    """Return a sentence for each reason why the verdict on a benchmark is weaker than it could be."""
+    texts = []
+    measured = f"{c.num_new} pairs" if c.is_paired else f"{min(c.num_base, c.num_new)} processes on each side"
+    end = f" (stopped: {stopped})" if stopped else ""
+    if c.widening > 1:
+        texts.append(
+            f"Successive pairs are correlated ({c.pair_correlation:.2f}): "
+            f"the interval is {c.widening:.1f} times as wide as that of independent pairs"
+        )
+    is_beyond = c.low_ratio > c.margin_ratio or c.high_ratio < 1 / c.margin_ratio
+    if c.early_widening > 1 and c.verdict is Verdict.INCONCLUSIVE and is_beyond:
+        texts.append(
+            f"No verdict before the last planned pair: {measured} do not exclude that pairs are correlated{end}"
+        )
+    if c.is_blind:
+        assert c.must_find_ratio is not None, "a comparison is blind to a change that was asked for"
+        change, smallest = (formatting.change(ratio - 1) for ratio in (c.must_find_ratio, c.detectable_ratio))
+        if c.margin_ratio >= c.must_find_ratio:
+            advice = f"the margin alone is {formatting.change(c.margin_ratio - 1)} (set by: {c.margin_from})"
+        elif c.num_needed is None:
+            advice = "it cannot be estimated how much more to measure"
+        else:
+            unit = "pairs" if c.is_paired else "processes on each side"
+            advice = f"about {c.num_needed} {unit} are needed, if the noise stays the same"
+        texts.append(f"Could have missed {change}: {measured} find {smallest} or more{end}; {advice}")
+    return texts
 
 
 def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
@@ -156,11 +214,20 @@ def title(plan: Plan) -> str:
 
 
 def of_plans(data: ReportData) -> Part:
-    """Make the sections of every `ab` among the results, the newest first; `aa` compares nothing but itself."""
+    """Make the sections of every `ab` among the results, the newest first; `aa` compares nothing but itself.
+
+    A plan that cannot be judged has a section that says why: the others have their verdicts all the same.
+    """
     sections: list[Section] = []
-    for plan in sorted(data.results.plans.values(), key=lambda plan: plan.started_at, reverse=True):
+    for plan in reversed(data.results.in_order(Plan)):
         if not plan.a and not plan.b:
             continue
-        judgement = judge_plan(data.results, plan, Margins(default_ratio=plan.margin_ratio))
-        sections += sections_of(judgement, (plan.command,), f"ab-{plan.id}", sides=title(plan))
+        name, sides = f"ab-{plan.id}", title(plan)
+        try:
+            judgement = judge_plan(data.results, plan, Margins(default_ratio=plan.margin_ratio))
+        except InputError as error:
+            text = f"This comparison has no verdict: {error}."
+            sections.append(Section(name=name, title=f"No verdict: {sides}", text=text, commands=(plan.command,)))
+            continue
+        sections += sections_of(judgement, (plan.command,), name, sides=sides)
     return Part(sections=tuple(sections))
