@@ -137,12 +137,13 @@ def _write(
     """Write every file that was asked for, and return the first failure."""
     from mlpbench.records import files
     from mlpbench.reporting import page
+    from mlpbench.reporting.escaping import csv_cell
 
     table = io.StringIO(newline="")
     names = [f.name for f in dataclasses.fields(judgement.comparisons[0])] if judgement.comparisons else []
     writer = csv.DictWriter(table, names)
     writer.writeheader()
-    writer.writerows(dataclasses.asdict(c) for c in judgement.comparisons)
+    writer.writerows({n: csv_cell(v) for n, v in dataclasses.asdict(c).items()} for c in judgement.comparisons)
     summary = page.markdown(title, sentence, sections)
     contents: list[tuple[Path | None, Callable[[], str]]] = [
         (parsed.json, lambda: json.dumps(_as_json(judgement, sentence), indent=2) + "\n"),

@@ -1,6 +1,7 @@
 """Train a grid of activations, optimizers and seeds."""
 
 import argparse
+from pathlib import Path
 
 from mlpbench.cli.options import MOST_JOBS, add_workload, fraction, seeds, settings_of, up_to
 from mlpbench.cli.training import TrainingFile, add_resume
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", type=fraction, default=DEFAULT_TARGET, help="accuracy for the time-to-accuracy table"
     )
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="folder for the figures of loss, accuracy and time (default: report/ among the results)",
+    )
     add_workload(parser)
     add_resume(parser)
 
@@ -35,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Train the grid, record every run, and print accuracies and times to the target."""
     from mlpbench.cli.command import command_of
+    from mlpbench.cli.output import make_folder
     from mlpbench.reporting import terminal
     from mlpbench.training import study
     from mlpbench.training.progress import TrainingProgress
@@ -54,6 +62,8 @@ def run(parsed: argparse.Namespace) -> None:
     )
     configs = grid.configs()
     study.check(configs)
+    plots = parsed.plots or parsed.results / "report"
+    make_folder(plots)
     console = terminal.console()
     jobs = parsed.jobs or study.default_jobs(configs)
     # A study that goes on has fewer runs at once at its end, which must not change their thread count.
@@ -67,7 +77,7 @@ def run(parsed: argparse.Namespace) -> None:
             results, lost = error.results, error
     records = file.results(results)
     if records.train_results:
-        terminal.show_study(records, console, parsed.target)
-        console.print(f"results: {file.path}")
+        terminal.show_study(records, console, parsed.target, plots)
+        console.print(f"results: {file.path}; plots: {plots}")
     if lost:
         raise lost

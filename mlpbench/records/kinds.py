@@ -274,6 +274,8 @@ class Skip(Record):
     """Describe an operation that was asked for, but could not run here."""
 
     session: Id
+    benchmark: str = added_in(3, before="", default="")
+    """The benchmark of the suite that asked for it, as `FILE::NAME[PARAMETERS]`; empty if unknown."""
     operation: str
     config: RunConfig
     reason: str

@@ -5,8 +5,8 @@ History of the schema:
 - 1 (2026-11): session, measurement, block, train_result, check, skip.
 - 2 (2026-11): plan, ending, conditions, peak, memory, noise; a session's run, process and side, a measurement's
   planned rounds, a block's control_ns; every line ends with its CRC-32.
-- 3 (2026-11): epoch, acceptance; a session's environment is hardware, stack and source. Older ones are flat, and know
-  less.
+- 3 (2026-11): epoch, acceptance; a skip's benchmark; a session's environment is hardware, stack and source. Older
+  environments are flat, and know less.
 
 One line is one record: `{"kind": ..., "schema": ..., field: value, ...}`. A file only grows, by a whole line at a time.
 So a killed process loses at most the line that it was writing.

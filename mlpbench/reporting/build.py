@@ -1,11 +1,12 @@
 """Build the report from results and certificates: its head, its facts and its sections, in reading order."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from mlpbench.certifying.certificate import Certificate
 from mlpbench.records.results import Results
-from mlpbench.reporting.section import Fact, Part, ReportData, Section
+from mlpbench.reporting.section import Fact, Part, ReportData, Section, file_name
 from mlpbench.reporting.sections import (
     activations,
     comparisons,
@@ -58,7 +59,34 @@ def build(results: Results, certificates: Iterable[Certificate], target: float) 
     parts = [make(data) for make in PARTS]
     return Report(
         summary=machine.summary(results),
-        facts=tuple(fact for part in parts for fact in part.facts),
-        sections=tuple(section for part in parts for section in part.sections),
+        facts=_distinct_facts([fact for part in parts for fact in part.facts]),
+        sections=_distinct_sections([section for part in parts for section in part.sections]),
         target=target,
     )
+
+
+def _distinct_facts(facts: Sequence[Fact]) -> tuple[Fact, ...]:
+    """Return the facts with names that differ: one that repeats gets its number."""
+    names = _distinct([fact.name for fact in facts], " ({})")
+    return tuple(replace(fact, name=name) for fact, name in zip(facts, names, strict=True))
+
+
+def _distinct_sections(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Return the sections with titles that differ, and with names that differ and can name a file."""
+    titles = _distinct([section.title for section in sections], " ({})")
+    names = _distinct([file_name(section.name) for section in sections], "-{}")
+    return tuple(
+        replace(section, title=title, name=name) for section, title, name in zip(sections, titles, names, strict=True)
+    )
+
+
+def _distinct(texts: Sequence[str], suffix: str) -> list[str]:
+    """Return the texts; each that repeats gets the suffix with its number, the first of them has none."""
+    results: dict[str, None] = {}
+    for text in texts:
+        numbers = itertools.count(2)
+        other = text
+        while other in results:
+            other = text + suffix.format(next(numbers))
+        results[other] = None
+    return list(results)

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pandas as pd
 
-from mlpbench.config import RunConfig
+from mlpbench.config import RunConfig, format_value
 from mlpbench.judging import statistics as stats
 from mlpbench.records.kinds import TrainResult
 from mlpbench.records.results import Results
@@ -25,6 +25,19 @@ TUTORIAL_CURVE = {
 Source: M. Rivera, "Tutorial PyTorch: Perceptron Multi-Capa", 2020.
 """
 
+_FIELDS = tuple(f.name for f in fields(RunConfig))
+_WORDS = {"lr": "lr {}", "batch_size": "batch {}", "hidden_sizes": "hidden layers {}", "engine": "engine {}"}
+_PLURALS = {
+    "dataset": "data sets",
+    "model": "models",
+    "hidden_sizes": "widths",
+    "activations": "choices of activations",
+    "optimizer": "optimizers",
+    "lr": "learning rates",
+    "batch_size": "batch sizes",
+    "engine": "engines",
+}
+
 
 def _labels(configs: Sequence[RunConfig]) -> list[str]:
     """Return a name for each config: activations, optimizer, and other fields that vary within its data set."""
@@ -38,6 +51,28 @@ def _labels(configs: Sequence[RunConfig]) -> list[str]:
             parts = [short(config, "activations"), config.optimizer]
             names[config] = " ".join([*parts, *(f"{name}={short(config, name)}" for name in others)])
     return [names[config] for config in configs]
+
+
+def description(frame: pd.DataFrame) -> str:
+    """Return the workload of an `epochs` frame in words, for a title: what its runs share, and how much varies.
+
+    The frame has a row for each epoch or each run, with the fields of the config as columns.
+    """
+    texts = []
+    for name in ("dataset", "model", "hidden_sizes", "activations", "optimizer", "lr", "batch_size", "engine"):
+        values = list(dict.fromkeys(frame[name]))
+        if len(values) == 1:
+            texts.append(_WORDS.get(name, "{}").format(format_value(values[0]).replace(",", "-")))
+        else:
+            texts.append(f"{len(values)} {_PLURALS.get(name, name)}")
+    for name, word in (("num_epochs", "epoch"), ("seed", "seed")):
+        values = sorted(set(frame[name]))
+        if name == "seed":
+            texts.append(f"seed {values[0]}" if len(values) == 1 else f"{len(values)} seeds")
+        else:
+            span = f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
+            texts.append(f"{span} {word}{'' if span == '1' else 's'}")
+    return ", ".join(texts)
 
 
 def epochs(results: Results) -> pd.DataFrame:
@@ -131,7 +166,7 @@ def targets(frame: pd.DataFrame, target: float) -> pd.DataFrame:
         index = stats.first_at_least(part["test_accuracy"].tolist(), target)
         rows.append(
             {
-                **{name: part[name].iloc[0] for name in ("machine", "label", "dataset", "num_epochs", "seed")},
+                **{name: part[name].iloc[0] for name in ("machine", "label", *_FIELDS)},
                 "run": run,
                 "epochs_to_target": None if index is None else index + 1,
                 "seconds_to_target": None if index is None else float(part["elapsed_s"].iloc[index]),

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from mlpbench.reporting.escaping import printable_lines
+
 MISSING = "–"
 
 
@@ -110,6 +112,7 @@ class TextTable:
 # Every column that needs a heading or a help of its own. Names of columns are those of the CSV files, which do not
 # change; these are the words of docs/words.md.
 _COLUMNS = {
+    "batch_size": Column("batch size", help="samples of a training step"),
     "change": Column("change", change),
     "changed_at": Column("changed at", help="commit with which the latest segment begins"),
     "changed_on": Column("changed on", help="day on which the latest segment begins"),
@@ -137,6 +140,8 @@ _COLUMNS = {
     "high_ratio": Column("high", _factor),
     "is_claimed": Column("claimed", help="this level and all levels below it are verified"),
     "level_s": Column("segment", seconds, "median of the latest segment, which is a stretch without a change"),
+    "num_benchmarks": Column("in benchmarks", help="tests of the suite that skipped this, whole or in part"),
+    "loss_difference": Column("loss difference, nats", "{:.1e}".format, "of the loss in nats per sample"),
     "low_accuracy": Column("low", _fraction),
     "low_ratio": Column("low", _factor),
     "margin_change": Column("margin", change, "the smallest change that matters"),
@@ -151,6 +156,9 @@ _COLUMNS = {
     ),
     "place": Column("environment", help="machine, software and settings, as far as they differ"),
     "product_gflops": Column("product, GFLOP/s", _rate, "rate of the best large float32 product"),
+    "relative_norm": Column(
+        "relative norm", "{:.2g}".format, "norm of the difference of all parameters over the norm of the parameters"
+    ),
     "roof_share": Column(
         "% of hardware limit", _percent, "time that the products need at the peak rate, over the measured time"
     ),
@@ -159,15 +167,16 @@ _COLUMNS = {
     "settled": Column("warm-up stable?", help="two successive blocks agreed within 2 % before the first block"),
     "time_ratio": Column("change", _ratio_as_change),
     "what": Column("remark"),
+    "width": Column("width", help="units of each hidden layer"),
 }
 
 # Every other column of numbers, by the last word of its name.
 _SUFFIXES = {
-    "accuracy": Column("* accuracy", _fraction),
+    "accuracy": Column("* accuracy", _fraction, "share of the samples that are classified correctly, from 0 to 1"),
     "bytes": Column("*", _mebibytes),
     "change": Column("*", change),
     "difference": Column("* difference", "{:.1e}".format),
-    "loss": Column("* loss", _fraction),
+    "loss": Column("* loss, nats", _fraction, "cross-entropy in nats per sample"),
     "norm": Column("* norm", "{:.2g}".format),
     "ratio": Column("* ratio", _factor),
     "s": Column("*", seconds),
@@ -197,16 +206,16 @@ def _words(name: str) -> str:
 def cell(column: Column, value: Any) -> Cell:
     """Return one value of a column as text; a missing value is a dash.
 
-    >>> cell(column("median_s"), 0.0012).text, cell(column("gain_ratio"), 4.6).text
-    ('1.20 ms', '4.60×')
+    >>> [cell(column(name), 4.6).text for name in ("median_s", "gain_ratio")], cell(column("peak_bytes"), 2**20).text
+    (['4.60 s', '4.60×'], '1.0 MiB')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Cell(MISSING, "")
     if isinstance(value, bool):
         return Cell("yes" if value else "no", value)
-    if isinstance(value, int):
+    if isinstance(value, int) and column.format is _number:
         return Cell(f"{value:,}", value)
-    return Cell(column.format(value) if isinstance(value, float) else str(value), value)
+    return Cell(column.format(value) if isinstance(value, int | float) else printable_lines(str(value)), value)
 
 
 def table(frame: pd.DataFrame) -> TextTable:

@@ -3,7 +3,9 @@
 The names of columns end in their units (`_s`, `_ratio`). A frame holds full numbers; `formatting` rounds them.
 """
 
+import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -235,18 +237,34 @@ def memories(results: Results) -> pd.DataFrame:
 
 
 def skips(results: Results) -> pd.DataFrame:
-    """Return a row per reason for skipping, of the newest session that skipped anything."""
-    if not results.skips:
-        return pd.DataFrame()
-    last = max(results.skips, key=lambda s: results.time_of(s.session)).session
-    reasons: dict[str, list[str]] = {}
+    """Return a row per run and reason for skipping, the newest run first: when, by which command, how much and what.
+
+    Processes of a run repeat each other, so what several of them skipped counts once.
+    """
+    first: dict[str, Session] = {}
+    for session in results.in_order(Session):
+        first.setdefault(session.run, session)
+    # What each process skipped, by run and reason.
+    processes: dict[tuple[str, str], dict[str, Counter[tuple[str, str, str]]]] = {}
     for skip in results.skips:
-        if skip.session == last:
-            reasons.setdefault(skip.reason, []).append(skip.operation)
-    return pd.DataFrame(
-        {"reason": reason, "num_skipped": len(operations), "operations": ", ".join(sorted(set(operations)))}
-        for reason, operations in reasons.items()
-    )
+        of_reason = processes.setdefault((results.sessions[skip.session].run, skip.reason), {})
+        of_reason.setdefault(skip.session, Counter())[skip.benchmark, skip.operation, str(skip.config)] += 1
+    rows = []
+    for run, reason in sorted(processes, key=lambda key: results.time_of(first[key[0]].id), reverse=True):
+        # The union of counters has the largest count of each.
+        entries = functools.reduce(operator.or_, processes[run, reason].values())
+        names = Counter(operation for _, operation, _ in entries.elements())
+        rows.append(
+            {
+                "started_at": first[run].started_at,
+                "command": first[run].command,
+                "reason": reason,
+                "num_skipped": entries.total(),
+                "num_benchmarks": len({benchmark for benchmark, _, _ in entries if benchmark}) or None,
+                "operations": ", ".join(f"{name} ({names[name]})" for name in sorted(names)),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def sessions(results: Results) -> pd.DataFrame:

@@ -3,27 +3,32 @@
 `report.html` is one file: it needs no network and no other file.
 """
 
-import io
 import os
-import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 import mlpbench
 from mlpbench.config import DEFAULT_TARGET
 from mlpbench.records import files
-from mlpbench.reporting import figures, formatting
+from mlpbench.reporting import escaping, formatting
 from mlpbench.reporting.build import Report
+from mlpbench.reporting.figures import canvas
 from mlpbench.reporting.section import Fact, Section
 
-_SVG = "http://www.w3.org/2000/svg"
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("mlpbench.reporting"), autoescape=jinja2.select_autoescape(["html.jinja"])
-)
+
+def _printable(value: object) -> object:
+    """Return a value of the HTML template without invisible characters; Jinja escapes its text."""
+    return escaping.printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_LOADER = jinja2.PackageLoader("mlpbench.reporting")
+# Each escapes every value that a template prints, unless the value is already in its language.
+_HTML = jinja2.Environment(loader=_LOADER, autoescape=True, finalize=_printable)
+_MARKDOWN = jinja2.Environment(loader=_LOADER, autoescape=False, finalize=escaping.markdown)  # noqa: S701 (no HTML)
+_MARKDOWN.filters["code"] = escaping.code
 
 
 def write(report: Report, directory: Path) -> Path:
@@ -37,9 +42,9 @@ def write(report: Report, directory: Path) -> Path:
     """
     for section in report.sections:
         if section.frame is not None:
-            files.write(directory / f"{section.name}.csv", section.frame.to_csv(index=False))
+            files.write(directory / f"{section.name}.csv", escaping.csv(section.frame))
         if section.figure is not None:
-            files.write(directory / f"{section.name}.png", figures.png(section.figure))
+            files.write(directory / f"{section.name}.png", canvas.png(section.figure, section.title))
     is_default = report.target == DEFAULT_TARGET
     report_command = "mlpbench report" if is_default else f"mlpbench report --target {report.target:g}"
     content = _content("mlpbench report", report.summary, report.facts, report.sections, report_command)
@@ -90,11 +95,11 @@ def _content(
 
 
 def _html(content: dict[str, object]) -> str:
-    return _TEMPLATES.get_template("report.html.jinja").render(content)
+    return _HTML.get_template("report.html.jinja").render(content)
 
 
 def _markdown(content: dict[str, object], *, has_figures: bool) -> str:
-    return _TEMPLATES.get_template("report.md.jinja").render(content, has_figures=has_figures)
+    return _MARKDOWN.get_template("report.md.jinja").render(content, has_figures=has_figures)
 
 
 def _rendered(section: Section) -> dict[str, object]:
@@ -105,26 +110,5 @@ def _rendered(section: Section) -> dict[str, object]:
         "alt": section.alt,
         "commands": section.commands,
         "table": None if section.frame is None else formatting.table(section.frame),
-        "svg": None if section.figure is None else _svg(section.figure, section.name, section.alt),
+        "svg": None if section.figure is None else canvas.svg(section.figure, section.name, section.alt),
     }
-
-
-def _svg(figure: Figure, name: str, alt: str) -> str:
-    """Return the figure as an SVG element in the colours of the page, with its text alternative."""
-    buffer = io.StringIO()
-    # The salt keeps the ids of the page's figures apart, and the same from run to run.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    ET.register_namespace("", _SVG)
-    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-    root = ET.fromstring(buffer.getvalue())  # noqa: S314 (matplotlib wrote it just now)
-    for group in root.iter(f"{{{_SVG}}}g"):
-        # These names repeat from figure to figure, and nothing refers to them.
-        group.attrib.pop("id", None)
-    # The page decides the size.
-    for size in ("width", "height", "version"):
-        root.attrib.pop(size, None)
-    root.set("role", "img")
-    root.set("aria-label", alt)
-    svg = ET.tostring(root, encoding="unicode")
-    return svg.replace(figures.INK, "var(--ink)").replace(figures.LINE, "var(--line)")

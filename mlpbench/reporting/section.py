@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def file_name(text: str) -> str:
+    """Return a text as a part of a file name and of an anchor: short, of letters, digits, hyphens and underscores.
+
+    >>> file_name("data.py:faces"), file_name("../x")
+    ('data-py-faces', '---x')
+    """
+    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "-" for c in text)[:80] or "-"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
     """Answer one question with a figure and a table, and say how to measure the answer again."""

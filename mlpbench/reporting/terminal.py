@@ -1,5 +1,6 @@
 """Print results on the terminal."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ from rich.text import Text
 from mlpbench.errors import printable
 from mlpbench.records import files
 from mlpbench.records.results import Results
-from mlpbench.reporting import curves, figures, formatting, frames
+from mlpbench.reporting import curves, formatting, frames
 from mlpbench.reporting.build import Report
-from mlpbench.reporting.section import Section
+from mlpbench.reporting.figures import canvas, training
+from mlpbench.reporting.section import Section, file_name
 
 PIPE_WIDTH = 240
 """The width of the output in a pipe, in characters: enough for any table."""
+MAX_PARTS = 3
+"""The parts in which a wide table is still readable."""
 MAX_WORD = 28
 """The longest word that is never broken, in characters. Longer words are paths and digests."""
+_FIXED_SPACE = "\N{NO-BREAK SPACE}"
 
 
 class PlainConsole(Console):
@@ -46,9 +51,14 @@ def console() -> Console:
 def show_table(console: Console, title: str, table: formatting.TextTable) -> None:
     """Print a table; wide cells wrap.
 
-    If the columns do not fit beside each other, the table is printed in parts, each with the first columns again.
+    If the columns do not fit beside each other, the table is printed in parts, each with the first columns again. If
+    that takes more than MAX_PARTS, each row is printed as a paragraph.
     """
-    for number, indices in enumerate(_parts(table, console.width)):
+    parts = list(_parts(table, console.width))
+    if len(parts) > MAX_PARTS or any(_total(_widths(table, part, console.width)) > console.width for part in parts):
+        _show_paragraphs(console, title, table)
+        return
+    for number, indices in enumerate(parts):
         console.print(f"{title}, more columns" if number else title, style="bold")
         part = RichTable(box=None, pad_edge=False)
         for index, width in zip(indices, _widths(table, indices, console.width), strict=True):
@@ -62,6 +72,39 @@ def show_table(console: Console, title: str, table: formatting.TextTable) -> Non
             part.add_row(*(_plain(row[index].text) for index in indices))
         console.print(part, soft_wrap=False)
         console.print()
+
+
+def _show_paragraphs(console: Console, title: str, table: formatting.TextTable) -> None:
+    """Print each row as a paragraph of `heading: value`, in which no pair is broken that fits on a line."""
+    has_heading = [
+        is_number or any(isinstance(row[index].value, bool) for row in table.rows)
+        for index, is_number in enumerate(table.is_number)
+    ]
+    num_texts = (*has_heading, True).index(True)
+    for line in textwrap.wrap(printable(title), console.width):
+        console.print(line, style="bold")
+    for row in table.rows:
+        # The first texts say what the row is about, so they need no heading.
+        head = ", ".join(cell.text for cell in row[:num_texts] if cell.text)
+        # A space inside a number is not for breaking.
+        texts = [c.text.replace(" ", _FIXED_SPACE) if n else c.text for c, n in zip(row, table.is_number, strict=True)]
+        pairs = [f"{name}: {text}" for name, text in zip(table.headings, texts, strict=True)][num_texts:]
+        lines = _lines([head] if head else [], console.width) + [
+            f"  {line}" for line in _lines([f"{pair};" for pair in pairs[:-1]] + pairs[-1:], console.width - 2)
+        ]
+        console.print("\n".join(lines))
+    console.print()
+
+
+def _lines(items: Sequence[str], width: int) -> list[str]:
+    """Return the items one after the other on lines of this width; only an item that is longer is broken, at spaces."""
+    lines = [""]
+    for item in items:
+        if lines[-1] and len(lines[-1]) + 1 + len(item) <= width:
+            lines[-1] += f" {item}"
+        else:
+            lines += textwrap.wrap(item, max(width, 1), break_on_hyphens=False)
+    return [line.replace(_FIXED_SPACE, " ") for line in lines[1:]]
 
 
 def _parts(table: formatting.TextTable, width: int) -> Iterator[list[int]]:
@@ -138,15 +181,30 @@ def show_training(results: Results, console: Console, directory: Path) -> None:
     ends = table if len(table) <= 12 else pd.concat([table.head(4), table.tail(4)])
     show_frame(console, "Training", ends)
     for quantity in ("loss", "accuracy"):
-        files.write(directory / f"{quantity}.png", figures.png(figures.training(epochs, quantity)))
+        files.write(directory / f"{quantity}.png", canvas.png(training.training(epochs, quantity)))
 
 
-def show_study(results: Results, console: Console, target: float) -> None:
-    """Print the accuracies of a study and its times to the target accuracy."""
+def show_study(results: Results, console: Console, target: float, directory: Path) -> list[Path]:
+    """Print the accuracies of a study and its times to the target accuracy, and draw its curves into a folder.
+
+    Returns:
+        The files of the figures: loss, accuracy and time to the target of each data set.
+    """
     epochs = curves.epochs(results)
     show_frame(console, "Test accuracy", curves.accuracies(epochs))
-    arrivals = curves.time_to_accuracy(curves.targets(epochs, target))
-    show_frame(console, f"Time to {target:.0%} test accuracy", arrivals)
+    targets = curves.targets(epochs, target)
+    show_frame(console, f"Time to {target:.0%} test accuracy", curves.time_to_accuracy(targets))
+    paths = []
+    for dataset, part in epochs.groupby("dataset", sort=False):
+        pictures = {
+            "loss": training.label_curves(part, "loss"),
+            "accuracy": training.label_curves(part, "accuracy"),
+            "time-to-accuracy": training.time_to_accuracy(targets[targets["dataset"] == dataset], target),
+        }
+        for name, figure in pictures.items():
+            paths.append(directory / f"study-{name}-{file_name(str(dataset))}.png")
+            files.write(paths[-1], canvas.png(figure))
+    return paths
 
 
 def show_timings(results: Results, console: Console) -> None:

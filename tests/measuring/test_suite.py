@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -208,6 +209,19 @@ def test_missing_device_is_skipped_with_a_recorded_reason(tmp_path):
     (skip,) = results.skips
     assert (skip.operation, skip.config.device) == ("optimizer_step", "cuda")
     assert "CUDA" in skip.reason
+
+
+@pytest.mark.slow
+def test_every_test_that_pytest_counts_as_skipped_is_a_record_with_its_name(tmp_path):
+    process = bench("-k", "cuda and not test_engines", "--results", tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert process.returncode == 0, process.stdout
+    num_skipped = int(re.search(r"(\d+) skipped", process.stdout)[1])
+    skips = store.load([tmp_path]).skips
+    assert len({skip.benchmark for skip in skips}) == len(skips) == num_skipped > 20
+    reasons = {skip.benchmark.partition("::")[0]: skip.reason for skip in skips}
+    # Some know by themselves that they cannot run, others leave it to a fixture.
+    assert "measured with --preset default" in {skip.reason.partition("; ")[2] for skip in skips}
+    assert "CUDA" in reasons["clocks"]
 
 
 @pytest.mark.slow

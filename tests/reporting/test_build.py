@@ -1,8 +1,21 @@
 """Test the sections and facts of reports from hand-made results."""
 
+import re
+from dataclasses import replace
+
 from mlpbench.config import RunConfig
 from mlpbench.reporting.build import build
-from tests.strategies import OTHER_ENVIRONMENT, example, results, session, timed, trained
+from tests.strategies import (
+    ENVIRONMENT,
+    OTHER_ENVIRONMENT,
+    check,
+    example,
+    plan,
+    results,
+    session,
+    timed,
+    trained,
+)
 
 
 def sections_of(*records):
@@ -77,6 +90,38 @@ def test_tutorial_section_needs_the_workload_of_the_tutorial():
     other = sections_of(session(), trained((0.8,), dataset="mnist", lr=0.1))
     assert "tutorial" in [section.name for section in same]
     assert "tutorial" not in [section.name for section in other]
+
+
+def test_sections_and_facts_have_titles_and_names_that_differ():
+    environments = [replace(ENVIRONMENT, cpu_model=name) for name in ("One", "Two")]
+    sessions = [session(f"s{i}", environment=environment) for i, environment in enumerate(environments)]
+    loaders = [
+        RunConfig(loader=name, engine=engine) for engine in ("eager", "fused") for name in ("memory", "dataloader")
+    ]
+    records = [
+        timed(
+            f"m{s.id}{i}", [1.0] * 3, session=s.id, suite="epochs", operation="epoch", group=f"{s.id}{i // 2}", config=c
+        )
+        for s in sessions
+        for i, c in enumerate(loaders)
+    ]
+    checks = [check(session=s.id, seed=seed) for s in sessions for seed in (0, 1)]
+    report = build(results(*sessions, *records, *checks, *example().records()), (), 0.9)
+    for texts in (
+        [section.title for section in report.sections],
+        [section.name for section in report.sections],
+        [fact.name for fact in report.facts],
+    ):
+        assert len(set(texts)) == len(texts)
+
+
+def test_name_of_a_section_can_name_a_file_whatever_the_plan_is_called():
+    hostile = plan(id="r", b=("optimizer=adam",))
+    object.__setattr__(hostile, "id", "../../r<b>\0")
+    records = results(session())
+    records.plans[hostile.id] = hostile
+    for section in build(records, (), 0.9).sections:
+        assert re.fullmatch(r"[\w-]+", section.name, re.ASCII)
 
 
 def test_evaluate_alone_has_no_figure():

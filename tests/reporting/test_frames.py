@@ -271,22 +271,38 @@ def test_newest_rerun_of_a_config_wins(sessions):
     assert sorted(frame["workload"]) == ["default", "seed=1"]
 
 
-def test_skips_are_the_newest_sessions_by_reason():
+def test_skips_are_those_of_every_run_by_reason():
     frame = frames.skips(
         results(
             OLD,
             NEW,
             skip("no GPU", session="new", operation="forward"),
-            skip("an old reason"),
+            skip("an old reason", session=OLD.id, operation="forward"),
             skip("no data", session="new", operation="epoch"),
             skip("no GPU", session="new", operation="backward"),
             skip("no GPU", session="new", operation="forward", seed=1),
         )
     )
-    assert frame.to_dict("records") == [
-        {"reason": "no GPU", "num_skipped": 3, "operations": "backward, forward"},
-        {"reason": "no data", "num_skipped": 1, "operations": "epoch"},
+    rows = frame[["started_at", "reason", "num_skipped", "operations"]].to_numpy().tolist()
+    assert rows == [
+        [NEW.started_at, "no GPU", 3, "backward (1), forward (2)"],
+        [NEW.started_at, "no data", 1, "epoch (1)"],
+        [OLD.started_at, "an old reason", 1, "forward (1)"],
     ]
+
+
+def test_what_each_process_of_a_run_skips_counts_once():
+    first, second = session("p", run="p"), session("q", run="p", process=1, started_at="2026-01-01T01:00:00+00:00")
+    again = [skip("no GPU", session=name, operation="forward", benchmark="b") for name in ("p", "q")]
+    alone = skip("no GPU", session="q", operation="backward", benchmark="c")
+    (row,) = frames.skips(results(first, second, *again, alone)).to_dict("records")
+    assert (row["started_at"], row["num_skipped"], row["num_benchmarks"]) == (first.started_at, 2, 2)
+
+
+def test_benchmarks_that_skip_the_same_operation_count_each():
+    records = [skip("no GPU", benchmark=f"clocks::train_step[{clock}]") for clock in ("latency", "device")]
+    (row,) = frames.skips(results(OLD, *(replace(record, session=OLD.id) for record in records))).to_dict("records")
+    assert (row["num_skipped"], row["num_benchmarks"], row["operations"]) == (2, 2, "train_step (2)")
 
 
 def test_sessions_are_newest_first_and_name_changed_source():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlpbench.config import RunConfig
-from mlpbench.reporting import figures
+from mlpbench.reporting.figures import canvas
 from mlpbench.reporting.section import ReportData
 from mlpbench.reporting.sections import history
 from tests.strategies import ENVIRONMENT, blocks, changed, measurement, replicated, results, session
@@ -215,7 +215,7 @@ def test_change_together_with_another_torch_names_it():
 def test_lines_mark_the_changes_in_the_figure():
     (section,) = sections(results(daily([1.0, 1.01, 1.0, 1.5, 1.51, 1.5])))
     (axes,) = section.figure.axes
-    assert [line.get_xdata() for line in axes.lines if line.get_color() == figures.BAD] == [[3, 3]]
+    assert [line.get_xdata() for line in axes.lines if line.get_color() == canvas.BAD] == [[3, 3]]
     assert axes.get_yscale() == "log"
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert (labels[0], labels[-1]) == ("2026-01-01\nc0", "2026-01-06\nc5")

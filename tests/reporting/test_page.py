@@ -263,7 +263,7 @@ def test_markdown_points_to_the_figures_beside_it(markdown, directory, sections)
 
 def test_text_of_several_lines_stays_in_its_cell(tmp_path):
     _, markdown = write(results(session(), skip("first\nsecond")), tmp_path)
-    assert {len(row) for row in tables_of(markdown)[0]} == {3}
+    assert {len(row) for row in tables_of(markdown)[0]} == {6}
 
 
 def test_step_summary_gets_the_text_appended_without_figures(tmp_path, monkeypatch):
@@ -288,7 +288,8 @@ def test_markdown_text_cannot_be_taken_for_tags(markdown):
 
 def test_skips_appear_with_their_reasons(markdown, elements):
     assert "## Skipped" in markdown
-    assert any([HOSTILE_REASON, "1", "train_step"] in table for table in tables_of(markdown))
+    rows = [row[2:] for table in tables_of(markdown) for row in table if len(row) == 6]
+    assert [HOSTILE_REASON, "1", "–", "train_step (1)"] in rows
     assert HOSTILE_REASON in elements.text_of("td")
 
 

@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlpbench.certifying import certificate as files
+from mlpbench.certifying import levels
 from mlpbench.cli.main import main
 from mlpbench.records.results import Results
 from mlpbench.records.store import append
@@ -165,3 +168,80 @@ def test_report_has_the_sections_and_refuses_damaged_certificates(tmp_path, monk
     (files.place(tmp_path / "results", examples()[0]).parent / "bad.json").write_text("{}")
     assert main(["report"]) == 2
     assert "bad.json is not a certificate" in capsys.readouterr().err
+
+
+# --- many certificates ------------------------------------------------------------------------------------------------
+
+
+def many(count: int, first_difference=lambda number: None):
+    return [
+        certificate(
+            cpu_model=f"CPU {number}",
+            created_at=f"2026-01-01T{number // 60:02}:{number % 60:02}:00+00:00",
+            offset=1e-8 * (1 + number),
+            first_difference=first_difference(number),
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [13, 31, 120])
+def test_matrix_of_many_places_stays_small_and_counts_the_rest(count):
+    matrix = next(section for section in sections(many(count)) if section.name == "reproducibility-matrix")
+    assert len(matrix.frame) == reproducibility.MAX_PLACES
+    assert len(matrix.frame.columns) == reproducibility.MAX_PLACES + 2
+    assert f"12 of {count} environments" in matrix.text
+    assert f"Of the other {count - 12}, {count - 12} have the same bits" in matrix.text
+    assert {cell for column in matrix.frame.columns[2:] for cell in matrix.frame[column]} == {"=", ""}
+
+
+def test_matrix_shows_one_place_of_each_group_of_equal_bits_first():
+    stages = {40: "step 0 loss", 70: "step 1 loss"}
+    matrix = next(s for s in sections(many(80, stages.get)) if s.name == "reproducibility-matrix")
+    assert {"=", "step 0 loss", "step 1 loss"} <= set(matrix.frame.iloc[0])
+
+
+@pytest.mark.parametrize("count", [60, 120, 240])
+def test_number_of_pairs_grows_with_the_certificates_not_with_their_square(count):
+    run = reproducibility.Run(many(count))
+    assert not run.is_whole
+    assert len(run.pairs) <= 4 * count + 24 * 23 / 2
+    assert len({id(certificate) for pair in run.pairs for certificate in (pair.one, pair.other)}) == count
+
+
+@pytest.mark.parametrize("count", [2, 10, 30])
+def test_every_two_of_few_certificates_are_compared(count):
+    run = reproducibility.Run(many(count))
+    assert run.is_whole
+    assert len(run.pairs) == count * (count - 1) / 2
+
+
+@given(st.data())
+@settings(max_examples=25)
+def test_levels_of_many_certificates_are_never_higher_than_those_of_all_pairs(data):
+    draw = {
+        "num_threads": st.sampled_from([1, 2, 4]),
+        "torch": st.sampled_from(["2.11.0", "2.15.0"]),
+        "cpu_model": st.sampled_from(["One", "Two", "Three"]),
+        "variables": st.sampled_from([(), (("MKL_CBWR", "COMPATIBLE"),)]),
+        "first_difference": st.sampled_from([None, None, None, "step 1 loss"]),
+    }
+    certificates = [
+        certificate(
+            created_at=f"2026-01-01T00:{number:02}:00+00:00",
+            **{name: data.draw(values) for name, values in draw.items()},
+        )
+        for number in range(40)
+    ]
+    few = levels.judge_levels(reproducibility._telling_pairs(certificates, []))
+    whole = levels.judge_levels(levels.pairs(certificates))
+    assert levels.verified_level(few) <= levels.verified_level(whole)
+    lowest = min((result.level for result in whole if result.num_diverged), default=None)
+    assert min((result.level for result in few if result.num_diverged), default=None) == lowest
+
+
+def test_drifts_of_many_places_are_those_that_go_farthest():
+    run = many(40, lambda number: "step 0 update linear0.weight" if number else None)
+    drift = next(section for section in sections(run) if section.name == "reproducibility-drift")
+    assert len(drift.frame) <= reproducibility.MAX_PLACES - 1
+    assert "equal to one of these, or drift less far" in drift.text

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -38,9 +39,12 @@ def test_training_shows_its_first_and_last_epochs_and_draws_two_plots(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png"}
 
 
-def test_study_shows_accuracies_and_how_many_seeds_reached_the_target():
+def test_study_shows_accuracies_and_seeds_that_reached_the_target_and_draws_its_curves(tmp_path):
     runs = results(session(), trained((0.5, 0.95)), trained((0.5, 0.6), seed=1))
-    text = printed(terminal.show_study, runs, Console, 0.9)
+    text = printed(terminal.show_study, runs, Console, 0.9, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"study-{name}-digits.png" for name in ("loss", "accuracy", "time-to-accuracy")
+    }
     assert "Time to 90% test accuracy" in text
     assert "0.7750" in text
     assert re.search(r"\b2 +1 +", text)
@@ -98,13 +102,41 @@ def test_wide_table_is_printed_in_parts_that_begin_with_the_same_columns():
     assert sum(row.count("500 ms") for row in rows) == 3
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 120])
 def test_no_word_of_a_heading_or_number_is_broken(width):
     lines = lines_of(wide_frame(), width)
-    words = {word for line in lines for word in line.split()}
+    assert max(map(len, lines)) <= width
+    words = {word.rstrip(":;") for line in lines for word in line.split()}
     content = formatting.table(wide_frame())
-    assert {word for heading in content.headings for word in heading.split()} <= words
+    headings = [name for name, is_number in zip(content.headings, content.is_number, strict=True) if is_number]
+    assert {word for heading in headings for word in heading.split()} <= words
     assert sum(line.count("500 ms") for line in lines) == 6
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80])
+def test_every_number_of_a_report_is_whole_at_any_width(width):
+    numbers = re.compile(r"[-+]?[0-9][0-9,.]*(?:e[-+][0-9]+)?(?: (?:µs|ms|s|%|MiB)|×)?(?= |;|$)")
+    for section in build(example(), (), 0.9).sections:
+        if section.frame is not None:
+            lines = lines_of(section.frame, width)
+            assert max(map(len, lines)) <= width or section.name in {"skipped", "protocol"}
+            content = formatting.table(section.frame)
+            shown = Counter(number for line in lines for number in numbers.findall(line))
+            for row in content.rows:
+                for cell, is_number in zip(row, content.is_number, strict=True):
+                    assert not is_number or cell.text == formatting.MISSING or shown[cell.text]
+
+
+def test_row_that_needs_many_parts_becomes_a_paragraph():
+    lines = lines_of(wide_frame(), 40)
+    assert lines[:3] == ["Title", "forward, cpu", "  median: 500 ms; low: 500 ms;"]
+    assert lines.count("forward_backward, cpu") == 1
+    assert "more columns" not in " ".join(lines)
+
+
+def test_paragraph_of_truth_values_names_them():
+    frame = pd.DataFrame([{"benchmark": "x", "base": True, "new": False} | {f"c{i}_s": 1.0 for i in range(20)}])
+    assert "base: yes; new: no;" in " ".join(lines_of(frame, 40))
 
 
 def test_long_text_wraps_within_its_column():

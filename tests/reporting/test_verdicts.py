@@ -7,7 +7,8 @@ import pytest
 
 from mlpbench.judging.judgement import Comparison, Judgement, Omission
 from mlpbench.judging.metrics import Metric, Verdict
-from mlpbench.reporting import figures, formatting
+from mlpbench.reporting import formatting
+from mlpbench.reporting.figures import canvas
 from mlpbench.reporting.section import ReportData
 from mlpbench.reporting.sections import verdicts
 from tests.strategies import plan, replicated, results
@@ -79,7 +80,7 @@ def test_figure_has_the_colours_of_the_verdicts_and_changes_on_its_axis():
     figure = sections_of(Judgement(comparisons=(SLOWER, SAME)))["verdicts-seconds"].figure
     (axes,) = figure.axes
     points = [line.get_color() for line in axes.lines if line.get_marker() == "o"]
-    assert points == [figures.BAD, figures.NEUTRAL]
+    assert points == [canvas.BAD, canvas.NEUTRAL]
     figure.draw_without_rendering()
     assert axes.xaxis.get_major_formatter()(1.05) == "+5"
     assert axes.get_xlabel() == "change from BASE to NEW (%)"

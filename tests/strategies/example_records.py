@@ -255,8 +255,9 @@ def check(name: str = "repeat", *, first_difference: str | None = None, session:
     )
 
 
-def skip(reason: str, *, operation: str = "train_step", session: str = "s", **settings) -> Skip:
-    return Skip(session=session, operation=operation, config=RunConfig(**settings), reason=reason)
+def skip(reason: str, *, operation: str = "train_step", session: str = "s", benchmark: str = "", **settings) -> Skip:
+    config = RunConfig(**settings)
+    return Skip(session=session, benchmark=benchmark, operation=operation, config=config, reason=reason)
 
 
 def results(*records: Record | list[Record]) -> Results:

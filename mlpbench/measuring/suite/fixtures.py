@@ -13,7 +13,6 @@ from mlpbench.machine.clock import waiting
 from mlpbench.measuring import first_step, memory, timing
 from mlpbench.measuring.fresh_process import in_fresh_process
 from mlpbench.measuring.suite.suite import SUITE, Suite, end_run
-from mlpbench.records.kinds import Skip
 from mlpbench.training.trainer import Trainer
 from mlpbench.workload import datasets
 
@@ -132,8 +131,8 @@ def time_interleaved(suite: Suite, benchmark: Any) -> Callable[..., None]:
                 trainers.append(trainer)
             except InputError as error:
                 reason = str(error)
-                if suite.is_recording and not suite.run:
-                    suite.append(Skip(session=suite.session.id, operation=operation, config=config, reason=reason))
+                if not suite.run:
+                    suite.record_skip(operation, config, reason)
         if not trainers:
             benchmark.skipped = True
             pytest.skip(reason)

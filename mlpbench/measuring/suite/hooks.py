@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a benchmark that takes a `device` on each device of the suite."""
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", metafunc.config.stash[SUITE].devices)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note which benchmark runs, for the records of what is skipped."""
+    suite = item.config.stash[SUITE]
+    suite.benchmark, suite.has_recorded_skip = f"{item.path.stem}::{item.name}".replace("test_", ""), False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: "pytest.CallInfo[None]"
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Record that a benchmark was skipped, if it has not done so itself: the report lists everything that was."""
+    report = yield
+    suite = item.config.stash[SUITE]
+    reason = call.excinfo.value if call.excinfo else None
+    # The first process has measured what the later ones skip.
+    if isinstance(reason, pytest.skip.Exception) and not (suite.has_recorded_skip or suite.run):
+        operation = item.name.partition("[")[0].removeprefix("test_")
+        suite.record_skip(operation, suite.base, str(reason))
+    return report
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

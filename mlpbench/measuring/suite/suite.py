@@ -58,6 +58,10 @@ class Suite:
         """Lines for the end of the terminal output, by the title of their section."""
         self.file: Path | None = None
         """The file of the records; None before the first record."""
+        self.benchmark = ""
+        """The test that runs now, as `FILE::NAME[PARAMETERS]`."""
+        self.has_recorded_skip = False
+        """True if this test has recorded what it skipped."""
         self._min_rounds = config.getoption("benchmark_min_rounds") if is_given(config, "--benchmark-min-rounds") else 0
         self._command = command(config)
         self._session: Session | None = None
@@ -100,6 +104,7 @@ class Suite:
     def append(self, record: Record) -> None:
         """Write a record. If it cannot be written, end the run, because all later measurements would be lost."""
         assert self.file is not None, "a record names its session, which opens the file"
+        self.has_recorded_skip |= isinstance(record, Skip)
         try:
             store.append(self.file, record)
         except OSError as error:
@@ -107,9 +112,14 @@ class Suite:
 
     def skip(self, operation: str, config: RunConfig, reason: str) -> NoReturn:
         """Skip this test, and record the reason."""
-        if self.is_recording:
-            self.append(Skip(session=self.session.id, operation=operation, config=config, reason=reason))
+        self.record_skip(operation, config, reason)
         pytest.skip(reason)
+
+    def record_skip(self, operation: str, config: RunConfig, reason: str) -> None:
+        """Record that an operation could not run, and why."""
+        if self.is_recording:
+            names = {"session": self.session.id, "benchmark": self.benchmark, "operation": operation}
+            self.append(Skip(**names, config=config, reason=reason))
 
 
 SUITE = pytest.StashKey[Suite]()

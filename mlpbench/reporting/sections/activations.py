@@ -1,6 +1,6 @@
 """Report the activation functions and their derivatives."""
 
-from mlpbench.reporting import figures
+from mlpbench.reporting.figures.activations import activation_functions
 from mlpbench.reporting.section import Part, ReportData, Section
 from mlpbench.workload.activations import ACTIVATIONS
 
@@ -11,8 +11,9 @@ def make(_: ReportData) -> Part:
     section = Section(
         name="activation-functions",
         title="The activation functions",
-        text="Each function and its derivative, from its formula. Tests compare PyTorch's and our own code with it.",
-        figure=figures.activation_functions(),
+        text="Each function (line) and its derivative (dashed), from its formula. Tests compare PyTorch's and our own "
+        "code with it.",
+        figure=activation_functions(),
         alt=f"{', '.join(names)} from x = -4 to 4, and their derivatives.",
     )
     return Part(sections=(section,))

@@ -12,7 +12,8 @@ import pandas as pd
 from mlpbench.config import Operation, RunConfig
 from mlpbench.judging import statistics as stats
 from mlpbench.records.results import Results
-from mlpbench.reporting import figures, formatting, frames
+from mlpbench.reporting import formatting, frames
+from mlpbench.reporting.figures import timing
 from mlpbench.reporting.section import Fact, Part, ReportData, Section
 
 BASELINE = "eager"
@@ -178,7 +179,7 @@ def _gains_section(results: Results, title: str, gains: pd.DataFrame) -> Section
         title=title,
         text=_GAINS,
         frame=_without_constants(gains),
-        figure=figures.gains(gains),
+        figure=timing.gains(gains),
         alt=f"{texts}.",
         commands=frames.commands(results, set(gains["session"])),
     )

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from mlpbench.judging import evidence
 from mlpbench.judging.change_points import change_points
 from mlpbench.records.results import Results
-from mlpbench.reporting import figures, formatting
+from mlpbench.reporting import formatting
+from mlpbench.reporting.figures import history as figures
 from mlpbench.reporting.section import Part, ReportData, Section
 
 MAX_PANELS = 12

@@ -10,6 +10,11 @@ _PEAKS = (
     "limit” of the tables above is the time that the products of a call would need at that rate, over the time that "
     "the call takes."
 )
+_SKIPPED = (
+    "Everything that a run was asked for and did not measure, for each run, the newest first, by the reason. Skipped "
+    "counts operations with their workloads, such as an engine on a device. What the options of a command left out, "
+    "for example those of -k, was not asked for, and is not listed."
+)
 _PROTOCOL = (
     "The unit is a block: calls repeated for at least 20 ms (an epoch is one call) between two readings of a clock "
     "that first waits for the device. Before the first block the operation is repeated until two successive blocks "
@@ -46,8 +51,7 @@ def make(data: ReportData) -> Part:
         sections.append(Section(name="peaks", title="Peak rates of the machine", text=_PEAKS, frame=peaks))
     skips = frames.skips(data.results)
     if not skips.empty:
-        text = "Benchmarks that were asked for but could not run here, by the reason."
-        sections.append(Section(name="skipped", title="Skipped", text=text, frame=skips))
+        sections.append(Section(name="skipped", title="Skipped", text=_SKIPPED, frame=skips))
     return Part(sections=tuple(sections))
 
 

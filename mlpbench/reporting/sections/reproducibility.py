@@ -16,12 +16,26 @@ from mlpbench.certifying.levels import (
     verified_level,
 )
 from mlpbench.config import RunConfig, format_value
-from mlpbench.records.environment import NONE, decides
+from mlpbench.records.environment import CPU, NONE, decides
 from mlpbench.records.facts import Decides
-from mlpbench.reporting import figures, frames
+from mlpbench.reporting import frames
+from mlpbench.reporting.figures import certificates as figures
 from mlpbench.reporting.section import Fact, Part, ReportData, Section
 
 _COMMANDS = ("pytest bench/ -k certificates", "mlpbench certify OUT.json", "mlpbench verify CERT.json")
+
+MAX_COMPARED = 30
+"""The certificates of a run of which every two are compared. Of more, each is compared with the most similar ones."""
+MAX_PLACES = 12
+"""The environments that a matrix shows at most."""
+
+_MANY = (
+    f" Of more than {MAX_COMPARED} certificates of a run, each is compared with the first, with those of the most "
+    "similar machine and stack, and with equal ones."
+)
+
+# The facts that decide first whether two certificates are alike, from the highest level to the lowest.
+_HIERARCHY = ("device", "architecture", "torch", *CPU, "cpu_capability")
 
 # Equal certificates of one environment that are compared; more of them would show the same again.
 _MAX_EQUAL = 2
@@ -65,7 +79,7 @@ def make(data: ReportData) -> Part:
             title="Reproducibility levels",
             text="A level is verified if certificates that differ in this way are equal in every digest, and none "
             "diverged. A level is claimed only if all levels up to it are verified. First difference: the first stage "
-            "of the computation whose bits differ.",
+            f"of the computation whose bits differ.{'' if all(run.is_whole for run in all_runs) else _MANY}",
             frame=pd.DataFrame(row for run in all_runs for row in run.levels()),
             commands=_COMMANDS,
         )
@@ -97,7 +111,9 @@ class Run:
     first: Certificate
     """The earliest certificate that is compared; the drift of the others is measured from it."""
     pairs: list[Pair]
-    """Every two of the certificates that are compared."""
+    """The pairs that are compared: every two certificates, or, of many, the pairs of the most similar ones."""
+    is_whole: bool
+    """True if every two certificates are compared."""
     title: str
     """Arithmetic, optimizer and data set, and the fields that differ from the default."""
 
@@ -111,7 +127,12 @@ class Run:
         self.title = _title(self.first)
         self._names = list(by_name)
         self._name_of = {id(certificate): name for certificate, name in named}
-        self.pairs = pairs([certificate for certificate, _ in named])
+        self._contents = {name: {_content(certificate) for certificate in group} for name, group in by_name.items()}
+        self._shown = _most_telling(self._contents)
+        compared = [certificate for certificate, _ in named]
+        places = [certificate for name in self._shown for certificate in _distinct(by_name[name])[:_MAX_EQUAL]]
+        self.is_whole = len(compared) <= MAX_COMPARED
+        self.pairs = pairs(compared) if self.is_whole else _telling_pairs(compared, places)
 
     def levels(self) -> list[dict[str, object]]:
         """Return a row for each level."""
@@ -132,14 +153,16 @@ class Run:
         ]
 
     def matrix(self, name: str) -> list[Section]:
-        """Make the section that compares every environment with each other, if there are several."""
-        names = self._names
+        """Make the section that compares environments with each other, if there are several."""
+        names = self._shown
         if len(names) < 2:
             return []
         # The first stage that differs; empty: equal bits; None: not compared.
         stages: dict[tuple[str, str], str | None] = dict.fromkeys(itertools.product(names, names))
         for pair in self.pairs:
             one, other = self._names_of(pair)
+            if (one, other) not in stages:
+                continue
             stage = stages[one, other] or (pair.divergence.stage if pair.divergence else "")
             stages[one, other] = stages[other, one] = stage
         words = {None: "", "": "="}
@@ -154,7 +177,7 @@ class Run:
                 name=name,
                 title=f"Pairwise comparison: {self.title}",
                 text="Each environment against each other: = if every digest is equal, otherwise the first stage that "
-                "differs. The numbers are those of the environments in the table.",
+                f"differs. The numbers are those of the environments in the table.{self._rest()}",
                 frame=pd.DataFrame(rows),
                 figure=figures.equality_matrix(names, stages),
                 alt=f"{self.title}: {compared.count('')} of {len(compared)} pairs of environments have equal bits.",
@@ -162,24 +185,41 @@ class Run:
             )
         ]
 
+    def _rest(self) -> str:
+        """Return a sentence about the environments that the matrix does not show; empty if it shows all."""
+        hidden = [name for name in self._names if name not in self._shown]
+        if not hidden:
+            return ""
+        contents = [self._contents[name] for name in self._shown]
+        num_equal = sum(self._contents[name] in contents for name in hidden)
+        return (
+            f" It shows {len(self._shown)} of {len(self._names)} environments, first one of each group with equal "
+            f"bits. Of the other {len(hidden)}, {num_equal} have the same bits as one that is shown."
+        )
+
     def _names_of(self, pair: Pair) -> tuple[str, str]:
         return self._name_of[id(pair.one)], self._name_of[id(pair.other)]
 
     def drifts(self, name: str) -> list[Section]:
         """Make the section of the distances between the first environment and others, if any diverged from it."""
-        rows = [row for other, pair in self._diverged().items() for row in _drift_rows(other, pair)]
-        if not rows:
+        # Environments with the same bits drift in the same way, so the first of them stands for all.
+        drifts = {_content(pair.other): _drift_rows(name, pair) for name, pair in reversed(self._diverged().items())}
+        rows = pd.DataFrame(row for of_one in reversed(drifts.values()) for row in of_one)
+        if rows.empty:
             return []
-        frame = pd.DataFrame(rows)
+        norms_at_end = rows.groupby("place", sort=False)["relative_norm"].last()
+        frame = rows[rows["place"].isin(norms_at_end.nlargest(MAX_PLACES - 1).index)]
         last = frame.groupby("place", sort=False).tail(1)
         norms = ", ".join(f"{row['place']} {row['relative_norm']:.2g}" for row in last.to_dict("records"))
+        num_others = len(self._diverged()) - len(last)
+        more = f" {num_others} others are equal to one of these, or drift less far." if num_others else ""
         return [
             Section(
                 name=name,
                 title=f"Drift between environments: {self.title}",
                 text=f"Parameters against those of the first environment ({self._names[0]}), at the steps of which "
                 "certificates store values: the norm of the difference over the norm. The table has the last of these "
-                "steps. It has the accuracy on the test set in both environments if the runs have equal length.",
+                f"steps. It has the accuracy on the test set in both environments if the runs have equal length.{more}",
                 frame=last.reset_index(drop=True),
                 figure=figures.drift(frame),
                 alt=f"Relative difference of the parameters after the last step: {norms}.",
@@ -211,9 +251,56 @@ def _distinct(certificates: Sequence[Certificate]) -> list[Certificate]:
     """Return the certificates without most of the equal ones: the latest `_MAX_EQUAL` of each content stay."""
     by_content: dict[object, list[Certificate]] = {}
     for certificate in certificates:
-        content = (certificate.before, certificate.steps, certificate.after)
-        by_content.setdefault(content, []).append(certificate)
+        by_content.setdefault(_content(certificate), []).append(certificate)
     return [certificate for equal in by_content.values() for certificate in equal[-_MAX_EQUAL:]]
+
+
+def _content(certificate: Certificate) -> int:
+    """Return a number that equal certificates share."""
+    return hash((certificate.before, certificate.steps, certificate.after))
+
+
+def _most_telling(contents: Mapping[str, set[int]]) -> list[str]:
+    """Return at most MAX_PLACES environments: first one of each group with equal bits, then the earliest others."""
+    firsts: dict[frozenset[int], str] = {}
+    for name, content in contents.items():
+        firsts.setdefault(frozenset(content), name)
+    chosen = set([*firsts.values(), *(name for name in contents if name not in set(firsts.values()))][:MAX_PLACES])
+    return [name for name in contents if name in chosen]
+
+
+def _telling_pairs(certificates: Sequence[Certificate], places: Sequence[Certificate]) -> list[Pair]:
+    """Compare each certificate with the first and with its neighbours in three orders, and those shown with each other.
+
+    Two orders are those of machine and stack, from the device down. Where certificates that agree down to some fact
+    have different bits, two neighbours among them have. So the lowest level that any two refute is refuted by
+    neighbours, too. The third order has certificates with equal bits together, which confirm levels.
+    """
+    index = {id(certificate): number for number, certificate in enumerate(certificates)}
+    orders = [
+        sorted(certificates, key=lambda c: _facts_in_order(c, ())),
+        sorted(certificates, key=lambda c: _facts_in_order(c, _kernel_facts(c))),
+        sorted(certificates, key=lambda c: (_content(c), _facts_in_order(c, ()))),
+    ]
+    couples = itertools.chain(
+        ((certificates[0], other) for other in certificates[1:]),
+        *map(itertools.pairwise, orders),
+        itertools.combinations(places, 2),
+    )
+    numbers = sorted({tuple(sorted((index[id(one)], index[id(other)]))) for one, other in couples})
+    return [pair for one, other in numbers for pair in pairs([certificates[one], certificates[other]])]
+
+
+def _facts_in_order(certificate: Certificate, before_threads: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the facts of a certificate: those that decide levels, these, the thread count, and then all others."""
+    facts = surroundings(certificate)
+    first = [*_HIERARCHY, *before_threads, "num_threads"]
+    return tuple((name, facts.get(name, "")) for name in (*first, *sorted(facts.keys() - set(first))))
+
+
+def _kernel_facts(certificate: Certificate) -> list[str]:
+    """Return the names of the facts that make a library use other kernels."""
+    return sorted(name for name in surroundings(certificate) if Decides.KERNELS in decides(name))
 
 
 def _names(certificates: Sequence[Certificate]) -> list[str]:

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from mlpbench.config import Loader, Operation, RunConfig, format_value
 from mlpbench.records.results import Results
-from mlpbench.reporting import diagnosis, figures, formatting, frames
+from mlpbench.reporting import diagnosis, formatting, frames
+from mlpbench.reporting.figures import timing
 from mlpbench.reporting.section import Fact, Part, ReportData, Section
 
 
@@ -120,8 +121,8 @@ def _figure(suite: _Suite, blocks: pd.DataFrame) -> Figure | None:
     if blocks.empty:
         return None
     if suite.size_label:
-        return figures.scaling(blocks, suite.category, suite.size_label)
-    return figures.times(blocks, suite.category)
+        return timing.scaling(blocks, suite.category, suite.size_label)
+    return timing.times(blocks, suite.category)
 
 
 def _workload(config: RunConfig, suite: _Suite) -> str:
@@ -160,10 +161,15 @@ def _facts(blocks: pd.DataFrame) -> Iterator[Fact]:
         for _, row in frames.timings(part[part["session"] == part["session"].iloc[-1]]).iterrows():
             note = f"{row['config'].dataset}, batch {row['config'].batch_size}; {row['samples_per_s']:,.0f} samples/s"
             yield Fact(name=f"{name}, {row['device']}", value=formatting.seconds(row["median_s"]), note=note)
-    for _, row in frames.ratios(blocks).iterrows():
-        if (row["operation"], row["baseline"], row["contender"]) == ("epoch", "loader=memory", "loader=dataloader"):
-            low, value, high = (formatting.change(row[f"{name}_ratio"] - 1) for name in ("low", "time", "high"))
-            note = f"time of an epoch; {low} to {high} over {row['num_rounds']} interleaved rounds"
-            yield Fact(name="DataLoader loop against memory", value=value, note=note)
+    loaders = [
+        row
+        for _, row in frames.ratios(blocks).iterrows()
+        if (row["operation"], row["baseline"], row["contender"]) == ("epoch", "loader=memory", "loader=dataloader")
+    ]
+    for row in loaders:
+        low, value, high = (formatting.change(row[f"{name}_ratio"] - 1) for name in ("low", "time", "high"))
+        note = f"time of an epoch; {low} to {high} over {row['num_rounds']} interleaved rounds"
+        workload = f", {row['workload']}" if len(loaders) > 1 else ""
+        yield Fact(name=f"DataLoader loop against memory{workload}", value=value, note=note)
     for result in diagnosis.diagnoses(blocks):
         yield Fact(name=result.subject, value=result.bound, note=result.reason)

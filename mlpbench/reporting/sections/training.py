@@ -4,8 +4,9 @@ import pandas as pd
 
 from mlpbench.config import RunConfig
 from mlpbench.records.results import Results
-from mlpbench.reporting import curves, figures, frames
-from mlpbench.reporting.section import Fact, Part, ReportData, Section
+from mlpbench.reporting import curves, frames
+from mlpbench.reporting.figures import training as figures
+from mlpbench.reporting.section import Fact, Part, ReportData, Section, file_name
 
 
 def make(data: ReportData) -> Part:
@@ -68,7 +69,7 @@ def _tutorial(results: Results, epochs: pd.DataFrame) -> Section:
 
 def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, target: float) -> list[Section]:
     commands = frames.commands(results, set(epochs["session"]))
-    file_name = "".join(c if c.isalnum() else "-" for c in dataset)
+    name = file_name(dataset)
     accuracies = curves.accuracies(epochs).drop(columns="dataset")
     targets = curves.targets(epochs, target)
     arrivals = curves.time_to_accuracy(targets).drop(columns="dataset")
@@ -76,7 +77,7 @@ def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, targ
     reached = ", ".join(f"{row['label']} {row['num_reached']} of {row['num_seeds']}" for _, row in arrivals.iterrows())
     return [
         Section(
-            name=f"accuracy-{file_name}",
+            name=f"accuracy-{name}",
             title=f"Accuracy by epoch on {dataset}",
             text="Test accuracy after each epoch: mean over seeds, band from the worst to the best seed. The table has "
             "the last epoch; low and high are a 95 % interval of the mean.",
@@ -86,7 +87,7 @@ def _dataset_sections(results: Results, dataset: str, epochs: pd.DataFrame, targ
             commands=commands,
         ),
         Section(
-            name=f"time-to-accuracy-{file_name}",
+            name=f"time-to-accuracy-{name}",
             title=f"Time to {target:.0%} test accuracy on {dataset}",
             text="Training time, without evaluation, to the first epoch that reaches the target; a point is "
             "a seed. A seed that never reaches it counts as infinitely late in the median. Low and high: "

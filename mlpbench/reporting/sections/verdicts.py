@@ -10,7 +10,8 @@ from mlpbench.judging.judgement import Comparison, Judgement, Margins, Omission
 from mlpbench.judging.metrics import Metric, Verdict
 from mlpbench.judging.verdict import judge_plan
 from mlpbench.records.kinds import Plan
-from mlpbench.reporting import figures, formatting
+from mlpbench.reporting import formatting
+from mlpbench.reporting.figures import verdicts as figures
 from mlpbench.reporting.section import Part, ReportData, Section
 
 _METHOD = (
