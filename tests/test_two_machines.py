@@ -179,3 +179,16 @@ def test_processes_that_are_left_out_are_said(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "NEW: 5 of 8 processes, which differ from the newest in: num_allowed_cpus, num_threads" in printed
     assert "BASE:" not in printed
+
+
+def test_export_says_which_processes_it_leaves_out(tmp_path, capsys):
+    path = write(
+        tmp_path / "a.jsonl",
+        replicated(STEADY, run="a", environment=FAMILY_25),
+        replicated(STEADY[:2], run="b", environment=FAMILY_26, started_at=LATER),
+    )
+    for name in ("pytest-benchmark", "github-action-benchmark"):
+        assert main(["export", name, str(path)]) == 0
+        assert capsys.readouterr().err == (
+            "mlpbench: left out: 5 of 7 processes, which differ from the newest in: cpu_family, cpu_model_number\n"
+        )

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlpbench.errors import printable
 from mlpbench.records.environment import NONE, Hardware
 from mlpbench.records.facts import vector_flags
 
@@ -52,7 +53,7 @@ def _linux(root: Path) -> Hardware:
     cpuinfo: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        cpuinfo.setdefault(key.strip(), value.strip())
+        cpuinfo.setdefault(key.strip(), printable(value.strip()))
     flags = cpuinfo.get("flags") or cpuinfo.get("Features")
     cpus = root / "sys/devices/system/cpu"
     # /proc/cpuinfo has one paragraph for each CPU in use.

@@ -138,7 +138,7 @@ class Stack:
     def texts(self) -> dict[str, str]:
         """Return the known facts as texts; variables have their own names."""
         texts = {name: text for name, text in _texts(self).items() if name != "variables"}
-        return texts | dict(self.variables)
+        return texts | {name: value for name, value in self.variables if is_variable(name)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -119,7 +119,7 @@ class Plan(Record):
     """UTC, ISO 8601."""
     command: str
     a: tuple[str, ...]
-    """How side A differs: settings, variables, interpreter, commit; paths are left out."""
+    """How side A differs: settings, variables, interpreter, commit; a path is a digest."""
     b: tuple[str, ...]
     operations: tuple[str, ...]
     config: RunConfig

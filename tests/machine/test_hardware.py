@@ -1,11 +1,14 @@
 """Check that machines are told apart by the files of Linux, and by what other systems tell."""
 
 import platform
+from dataclasses import replace
 
 import pytest
 
 from mlpbench.machine import hardware
+from mlpbench.records.codec import decode, encode
 from mlpbench.records.environment import CPU, MACHINE, Sameness
+from tests.strategies import ENVIRONMENT, session
 
 # Two processors that both call themselves AMD EPYC.
 GENERATION = {
@@ -152,6 +155,16 @@ def test_this_machine_is_read():
     assert machine.num_cpus >= 1
     if platform.system() == "Linux" and platform.machine() == "x86_64":
         assert None not in (machine.cpu_family, machine.cpu_model_number, machine.cpu_stepping, machine.vector_flags)
+
+
+def test_identity_survives_a_record(tmp_path):
+    name = "AMD EPYC \x00\x1b[2J" + "x" * 100
+    files = {"proc__cpuinfo": GENERATION[25].replace("AMD EPYC", name) + REST}
+    machine = hardware.read(linux(tmp_path, **files))
+    line = encode(session(environment=replace(ENVIRONMENT, hardware=machine)))
+    loaded = decode(line).environment
+    assert loaded.hardware == machine
+    assert loaded.machine == replace(ENVIRONMENT, hardware=machine).machine
 
 
 # --- other systems
