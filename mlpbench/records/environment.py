@@ -88,6 +88,11 @@ class Hardware:
         return "QEMU" in (self.cpu_model or "")
 
     @property
+    def is_brand_alone(self) -> bool:
+        """True if no more of the identity is known than records before schema 3 have."""
+        return all(getattr(self, name) is None for name in MACHINE if name not in _BEFORE_SCHEMA_3)
+
+    @property
     def digest(self) -> str:
         """Six hexadecimal digits of a SHA-256 over the identity."""
         identity = [getattr(self, name) for name in MACHINE]
@@ -209,6 +214,7 @@ MACHINE = tuple(f.name for f in fields(Hardware) if Decides.MACHINE in _ROLES[f.
 """The fields of the identity of a machine."""
 CPU = tuple(name for name in MACHINE if Decides.CPU in _ROLES[name])
 """The fields of the identity of a processor."""
+_BEFORE_SCHEMA_3 = ("cpu_model", "architecture", "gpu_model")
 
 
 class Sameness(StrEnum):
@@ -307,10 +313,11 @@ def _measuring_facts(environment: Environment) -> Texts:
 @functools.lru_cache
 def _machine(hardware: Hardware, num_allowed_cpus: Positive) -> str:
     gpu_model = hardware.gpu_model if hardware.has_gpu else None
-    if hardware.num_cpus is None:
+    if hardware.is_brand_alone:
         return _slug(hardware.cpu_model, f"{num_allowed_cpus}cpu", gpu_model)
     numbers = (hardware.cpu_family, hardware.cpu_model_number, hardware.cpu_stepping)
-    return _slug(hardware.cpu_model, *numbers, f"{hardware.num_cpus}cpu", gpu_model, hardware.digest)
+    num_cpus = "" if hardware.num_cpus is None else f"{hardware.num_cpus}cpu"
+    return _slug(hardware.cpu_model, *numbers, num_cpus, gpu_model, hardware.digest)
 
 
 def _slug(*parts: object) -> str:
