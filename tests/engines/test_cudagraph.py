@@ -11,6 +11,7 @@ from mlpbench.engines.eager import Eager
 from mlpbench.engines.recorder import record, warm_up
 from mlpbench.errors import InputError
 from mlpbench.workload import datasets
+from mlpbench.workload.activations import ACTIVATIONS, Activation
 from mlpbench.workload.models import MODELS
 from mlpbench.workload.optimizers import OPTIMIZERS
 
@@ -323,3 +324,41 @@ def test_parts_of_a_step_run_between_the_graphs(cuda, samples):
     engine.update()
     assert next(iter(engine.trace(x[:10], y[:10]))) == "forward linear0"
     assert engine.train(x, y, torch.arange(NUM_SAMPLES), 10).loss_sum > 0
+
+
+# --- the state, and random numbers
+
+
+@every_optimizer
+def test_state_continues_in_another_engine_and_its_recordings_stay(recordings, samples, optimizer):
+    engine, model, *_ = engine_and_eager(config_of(optimizer))
+    other, other_model, *_ = engine_and_eager(config_of(optimizer))
+    orders = [datasets.batch_order(0, epoch, NUM_SAMPLES) for epoch in range(3)]
+    for order in orders[:2]:
+        engine.train(*samples, order, 10)
+    other.train(*samples, orders[0], 10)
+    num_recorded = len(recordings)
+    # The recorded steps go on with the tensors that they know.
+    other.restore(engine.state())
+    assert_same_progress(engine.train(*samples, orders[2], 10), other.train(*samples, orders[2], 10))
+    assert len(recordings) == num_recorded
+    assert all(map(torch.equal, model.parameters(), other_model.parameters()))
+
+
+def test_random_layers_have_the_seed_of_the_run(recordings, samples, monkeypatch):
+    entry = Activation(function="rrelu", formula=lambda x: (x, x), layer="torch.nn:RReLU")
+    monkeypatch.setitem(ACTIVATIONS, "rrelu", entry)
+    config = replace(config_of("momentum"), activations=("rrelu", "tanh"))
+    order = datasets.batch_order(0, 0, NUM_SAMPLES)
+    results = []
+    for number in range(2):
+        torch.rand(number)
+        engine, model, *_ = engine_and_eager(config)
+        before = torch.get_rng_state()
+        for _ in range(2):
+            engine.train(*samples, order, 10)
+            engine.step(samples[0][:10], samples[1][:10])
+        assert torch.equal(before, torch.get_rng_state())
+        results.append([p.detach().clone() for p in model.parameters()])
+        assert engine.num_steps == 2 * (10 + 1)
+    assert all(map(torch.equal, *results))

@@ -173,6 +173,31 @@ def test_trainers_of_the_same_config_share_no_state(config, engine):
     assert [t.epoch() for t in (one, other, one, other)] == [expected[0], expected[0], expected[1], expected[1]]
 
 
+# --- the state
+
+
+@every_peer
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_state_continues_in_another_trainer_to_the_same_bits(config, engine, optimizer):
+    if not ENGINES[engine].has_state:
+        pytest.skip(f"{engine} does not give its state")
+    lr = OPTIMIZERS[optimizer].lr(config.lr)
+    one, other = (Trainer(with_engine(config, engine, optimizer=optimizer, lr=lr)) for _ in range(2))
+    one.use_threads()
+    for _ in range(2):
+        one.epoch()
+    # As before a run that goes on.
+    other.prepare("epoch")
+    other.evaluate()
+    other.restore(one.state())
+    assert [one.epoch(), one.evaluate()] == [other.epoch(), other.evaluate()]
+    assert one._digests() == other._digests()
+
+
+def test_engines_without_a_state_are_those_that_hide_it():
+    assert [name for name, engine in ENGINES.items() if not engine.has_state] == ["sklearn"]
+
+
 # --- side effects
 
 
