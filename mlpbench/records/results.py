@@ -27,6 +27,8 @@ from mlpbench.records.kinds import (
 )
 
 S = TypeVar("S", Session, Plan)
+Place = tuple[float, int, bool, int]
+"""A place in time: the sort key of sessions and plans."""
 
 
 @dataclass(slots=True)
@@ -46,9 +48,7 @@ class Results:
     )
 
     _num_files: int = field(init=False, default=0, compare=False)
-    _times: dict[tuple[type[Record], str], tuple[float, int, int]] = field(
-        init=False, default_factory=dict, compare=False
-    )
+    _times: dict[tuple[type[Record], str], Place] = field(init=False, default_factory=dict, compare=False)
     """The place in time of every session and plan, by kind and id."""
     _latest_s: dict[type[Record], float] = field(init=False, default_factory=dict, compare=False)
     """The latest time of a session or plan of the file that is read."""
@@ -86,10 +86,11 @@ class Results:
         else:
             self._lists[kind].append(record)
 
-    def _place_in_time(self, record: Session | Plan) -> tuple[float, int, int]:
-        """Return the seconds since 1970, the number of the file, and the position.
+    def _place_in_time(self, record: Session | Plan) -> Place:
+        """Return the seconds since 1970, the number of the file, whether it is side B, and the position.
 
-        A file only grows, so what was appended later is later, even if the clock was set back in between.
+        A file only grows, so what was appended later is later, even if the clock was set back in between. The two
+        processes of a pair start together, so B is taken as the later one.
         """
         try:
             instant = datetime.fromisoformat(record.started_at)
@@ -98,9 +99,9 @@ class Results:
         instant_s = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
         if self._num_files:
             instant_s = self._latest_s[type(record)] = max(instant_s, self._latest_s.get(type(record), instant_s))
-        return instant_s, self._num_files, len(self._times)
+        return instant_s, self._num_files, getattr(record, "side", "") == "b", len(self._times)
 
-    def time_of(self, session: str) -> tuple[float, int, int]:
+    def time_of(self, session: str) -> Place:
         """Return the sort key of a session: it is larger for a session that started later.
 
         Within a file the order of appending counts, because a clock can be set back. Between files the instants count,
