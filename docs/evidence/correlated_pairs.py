@@ -20,7 +20,7 @@ from mlpbench.judging.judgement import PAIRED_MARGIN_RATIO, Margins
 from mlpbench.judging.metrics import Benchmark, Metric
 from mlpbench.judging.verdict import ALPHA, judge, looks
 
-COUNT = 2000
+COUNT = 1000
 CORRELATIONS = (0.0, 0.5, 0.8, 0.95)
 Rule = Callable[[NDArray[np.float64], bool, float], str]
 
@@ -76,8 +76,8 @@ def false_alarms(rule: Rule, correlation: float, noise: float, pairs: int) -> fl
 def smallest_found(rule: Rule, noise: float, pairs: int) -> tuple[float, float]:
     """Return the change that is found in 80 % of runs with independent pairs, and the mean number of pairs for it."""
     values = draws(0.0, noise, pairs)
-    low, high = 0.0, 0.5
-    for _ in range(10):
+    low, high = 0.0, 0.128
+    for _ in range(8):
         change = (low + high) / 2
         results = [run(differences + change, rule) for differences in values]
         is_found = sum(verdict == "slower" for verdict, _ in results) >= 0.8 * COUNT

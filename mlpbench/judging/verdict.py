@@ -139,7 +139,7 @@ def _widening(effect: stats.Effect) -> float:
 def _early_widening(effect: stats.Effect) -> float:
     """Return the factor for a correlation that the pairs so far do not exclude, beyond `_widening`."""
     # Fewer than four pairs exclude nothing.
-    return effect.correlation.widening / _widening(effect) if effect.correlation else math.inf
+    return effect.correlation.largest_widening / _widening(effect) if effect.correlation else math.inf
 
 
 def _num_needed(comparison: Comparison, effect: stats.Effect, alpha: float) -> int | None:
