@@ -73,7 +73,8 @@ def weaknesses(evidence: Mapping[Benchmark, Evidence]) -> tuple[str, ...]:
         reasons.append("no benchmark of these results ran in two processes, but a verdict needs two")
     elif 2 * len(replicated) < len(measured):
         reasons.append(
-            f"{len(measured) - len(replicated)} of {len(measured)} benchmarks ran in one process; a verdict needs two"
+            f"{len(measured) - len(replicated)} of {len(measured)} benchmarks ran in one process, "
+            "but a verdict needs two"
         )
     processes = [p for i, e in measured.items() if i.metric is Metric.SECONDS for p in e.processes.values()]
     flagged = sum(p.num_flagged for p in processes) / max(sum(p.num_blocks for p in processes), 1)
