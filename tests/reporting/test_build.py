@@ -1,16 +1,19 @@
 """Test the sections and facts of reports from hand-made results."""
 
 import re
-from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlpbench.config import RunConfig
-from mlpbench.reporting.build import build
+from mlpbench.reporting.build import _distinct_sections, build
+from mlpbench.reporting.section import Section
 from tests.strategies import (
     ENVIRONMENT,
     OTHER_ENVIRONMENT,
+    changed,
     check,
     example,
-    plan,
     results,
     session,
     timed,
@@ -93,7 +96,7 @@ def test_tutorial_section_needs_the_workload_of_the_tutorial():
 
 
 def test_sections_and_facts_have_titles_and_names_that_differ():
-    environments = [replace(ENVIRONMENT, cpu_model=name) for name in ("One", "Two")]
+    environments = [changed(ENVIRONMENT, cpu_model=name) for name in ("One", "Two")]
     sessions = [session(f"s{i}", environment=environment) for i, environment in enumerate(environments)]
     loaders = [
         RunConfig(loader=name, engine=engine) for engine in ("eager", "fused") for name in ("memory", "dataloader")
@@ -115,13 +118,11 @@ def test_sections_and_facts_have_titles_and_names_that_differ():
         assert len(set(texts)) == len(texts)
 
 
-def test_name_of_a_section_can_name_a_file_whatever_the_plan_is_called():
-    hostile = plan(id="r", b=("optimizer=adam",))
-    object.__setattr__(hostile, "id", "../../r<b>\0")
-    records = results(session())
-    records.plans[hostile.id] = hostile
-    for section in build(records, (), 0.9).sections:
-        assert re.fullmatch(r"[\w-]+", section.name, re.ASCII)
+@given(st.lists(st.text(max_size=20) | st.sampled_from(["../../r<b>", "a", "a-2", "\0"]), max_size=6))
+def test_names_of_sections_can_name_files_and_differ(names):
+    sections = _distinct_sections([Section(name=name, title="t", text="") for name in names])
+    assert all(re.fullmatch(r"[\w-]+", section.name, re.ASCII) for section in sections)
+    assert len({section.name for section in sections}) == len({section.title for section in sections}) == len(names)
 
 
 def test_evaluate_alone_has_no_figure():

@@ -17,7 +17,7 @@ from mlpbench.reporting.figures.canvas import wrapped
 
 Name = Literal["x", "y"]
 """An axis of a panel."""
-MAX_ROWS = 60
+MAX_ROWS = 40
 """The rows that a figure shows at most; its table has all."""
 LABEL_WIDTH = 26
 """The longest line of a label beside an axis, in characters."""
