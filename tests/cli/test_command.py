@@ -16,6 +16,7 @@ VALUES = {
     "clock": "latency",
     "fail_on": "faster,inconclusive",
     "margin": "7.5%",
+    "must_find": "7.5%",
     "operations": ["forward", "epoch"],
     "optimizers": ["sgd", "adam"],
     "paths": ["results"],
